@@ -149,24 +149,17 @@ def _only_rotates(graph: Graph, tables: Tables) -> bool:
 
 def _turns(graph: Graph, tables: Tables, attention: Attention, end: Edge) -> bool:
     """Return whether a table that varies along positions is a factor of queries or keys."""
-    waiting, seen = [end.source], set[str]()
     size = _length(graph, attention, end)
     products = 0
-    while waiting:
-        node = graph.node(waiting.pop())
-        if node.id in seen or node.parameters or node.shared_parameters:
-            continue
-        seen.add(node.id)
-        if node.is_a(_MULTIPLIES):
-            shape = node.outputs[0].shape
-            places = {
-                axis
-                for operand, axes in tables.fixed_operands(node)
-                for axis in axes
-                if -1 in axes and axis != -1 and -len(shape) < axis
-            }
-            products += any(shape[axis] == size for axis in places)
-        waiting += tables.flow.sources[node.id]
+    for node in tables.products_behind(end):
+        shape = node.outputs[0].shape
+        places = {
+            axis
+            for operand, axes in tables.fixed_operands(node)
+            for axis in axes
+            if -1 in axes and axis != -1 and -len(shape) < axis
+        }
+        products += any(shape[axis] == size for axis in places)
     return products > 1  # by cosines and by sines
 
 
@@ -201,6 +194,18 @@ class Tables:
         self.graph = graph
         self.flow = flow
         self._known: dict[tuple[str, int], frozenset[int]] = {}
+
+    def products_behind(self, end: Edge) -> Iterator[Node]:
+        """Yield the products that a tensor is computed by without weights."""
+        waiting, seen = [end.source], set[str]()
+        while waiting:
+            node = self.graph.node(waiting.pop())
+            if node.id in seen or node.parameters or node.shared_parameters:
+                continue
+            seen.add(node.id)
+            if node.is_a(_MULTIPLIES):
+                yield node
+            waiting += self.flow.sources[node.id]
 
     def added_by(self, node: Node) -> str:
         """Return the kind of the positions that a call adds to a sequence, or ""."""

@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.attention_parts import Attention, permutation
 from plots.attentions import attentions_with_masks
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
 from plots.diagnosis.projections import projection_behind, scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import FUSED_ATTENTION, is_additive_merge
 from plots.softmaxes import softmax_axes

@@ -10,6 +10,7 @@ from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Graph, Node
 from plots.layers import (
+    CONVOLUTIONS,
     is_linear,
     is_linear_projection,
     is_norm,
@@ -20,7 +21,6 @@ from plots.traversal import data_flow
 
 _GLU = "Dauphin et al. 2017, Language Modeling with Gated Convolutional Networks, section 2"
 _LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
-_CONVOLUTIONS = frozenset(f"Conv{rank}D" for rank in (1, 2, 3))
 
 
 @diagnosis_rule("linear_after_linear")
@@ -163,11 +163,11 @@ def _linear_over_norms(graph: Graph, node: Node) -> Node | None:
 
 def _is_projection(node: Node) -> bool:
     is_whole = node.config.get("groups", 1) == 1 and not node.shared_parameters
-    return is_whole and node.is_a(_CONVOLUTIONS | {"Dense"})
+    return is_whole and node.is_a(CONVOLUTIONS | {"Dense"})
 
 
 def _is_wide(node: Node) -> bool:
-    return node.is_a(_CONVOLUTIONS) and max(node.config.get("kernel_size", (1,))) > 1
+    return node.is_a(CONVOLUTIONS) and max(node.config.get("kernel_size", (1,))) > 1
 
 
 def _is_linear_call(node: Node) -> bool:

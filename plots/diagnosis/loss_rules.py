@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.diagnosis.activations import BENT, CLIPPED, activation_of, last_call
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark, shape_text
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Graph, Loss, Node
 from plots.layers import is_linear_projection, is_reversed_embedding
 from plots.traversal import data_flow

@@ -15,7 +15,8 @@ from plots.diagnosis.skip_path_rules import has_sublayer, is_sublayer_part
 from plots.graph import Graph, Node
 from plots.layers import is_identity_like, is_linear_projection
 from plots.norms import normalises
-from plots.skips import Stream, past_identities, residual_streams
+from plots.skips import past_identities
+from plots.streams import Stream, residual_streams
 from plots.traversal import Reachability, once_per_graph, reachability
 
 NormStyle = Literal["pre", "post", "none", "both"]

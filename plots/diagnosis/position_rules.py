@@ -121,20 +121,14 @@ def rotated_values(graph: Graph) -> Iterator[Note]:
 
 def _turned_along(graph: Graph, tables: Tables, end: Edge) -> Counter[Kind]:
     """Return how often queries or keys are multiplied by fixed numbers along axes of each kind."""
-    waiting, seen, found = [end.source], set[str](), Counter[Kind]()
-    while waiting:
-        node = graph.node(waiting.pop())
-        if node.id in seen or node.parameters or node.shared_parameters:
-            continue
-        seen.add(node.id)
-        if node.is_a({"Multiply"}):
-            shape, origins = node.outputs[0].shape, axis_origins(graph)[node.id, 0]
-            for operand, axes in tables.fixed_operands(node):
-                is_fixed = isinstance(operand, Edge) or operand.digest is not None
-                along = {axis for axis in axes if -len(shape) < axis < -1 and shape[axis] != 1}
-                if -1 in axes and len(along) == 1 and is_fixed:
-                    found.update(kinds(origins[along.pop()]))
-        waiting += tables.flow.sources[node.id]
+    found = Counter[Kind]()
+    for node in tables.products_behind(end):
+        shape, origins = node.outputs[0].shape, axis_origins(graph)[node.id, 0]
+        for operand, axes in tables.fixed_operands(node):
+            is_fixed = isinstance(operand, Edge) or operand.digest is not None
+            along = {axis for axis in axes if -len(shape) < axis < -1 and shape[axis] != 1}
+            if -1 in axes and len(along) == 1 and is_fixed:
+                found.update(kinds(origins[along.pop()]))
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
+from plots.diagnosis.norm_rules import CHANNEL_NORMS
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Edge, Graph, Node
@@ -14,7 +15,6 @@ from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3.2"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 2"
-_CHANNEL_NORMS = frozenset({"BatchNormalization", "GroupNormalization"})
 
 
 @diagnosis_rule("shortcut_of_the_branch")
@@ -59,7 +59,7 @@ def _projection(graph: Graph, edge: Edge, is_branch: bool = False) -> Node | Non
     `is_branch` says that others take it as well.
     """
     node = past_dropouts(graph, edge, only=not is_branch)
-    while node is not None and node.is_a(_CHANNEL_NORMS):
+    while node is not None and node.is_a(CHANNEL_NORMS):
         edges = graph.incoming[node.id]
         node = past_dropouts(graph, edges[0], only=True) if len(edges) == 1 else None
     return node if node is not None and is_linear_projection(node) else None
