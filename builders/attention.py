@@ -17,6 +17,8 @@ from builders.attention_context import AttentionContext
 from builders.attention_layers import (
     AttendToCache,
     AttentionScores,
+    AttentionSinks,
+    AttentionTemperature,
     BiasedScores,
     DotProductAttention,
     MaskedSoftmax,
@@ -40,6 +42,7 @@ def attention(
 
     Without a memory, keys and values are those in the cache of a decode graph.
     """
+    scope.slots = context.slots
     in_steps = context.cache is not None or scope.exposes_scores
     wire = component("attention", "graph" if in_steps else scope.spec.attention)
     return dropout(scope, scope.spec.dropout, wire(scope, x, memory, context))
@@ -87,11 +90,24 @@ def project(scope: LayerScope, role: str, x: Tensor, positions: Tensor | None = 
         bias_axes="nh" if spec.attention_bias else None,
         kernel_initializer=initializer(scope, role, fan_in=d, fan_out=heads * h),
     )(x)
-    if spec.qk_norm and role != "value":
+    has_norm = spec.qk_norm and role != "value"
+    if has_norm and not spec.qk_norm_after_rotary:
         x = head_norm(scope, x, f"{role}_norm")
     if positions is not None:
         x = position_scheme(spec).rotate(scope, x, positions, role)
+    if has_norm and spec.qk_norm_after_rotary:
+        x = head_norm(scope, x, f"{role}_norm")
+    if positions is not None and role == "query":
+        x = temperature(scope, x, positions)
     return x
+
+
+def temperature(scope: LayerScope, query: Tensor, positions: Tensor) -> Tensor:
+    """Wire the factor of a query (b, t, n, h) by its position, where the spec has one."""
+    strength, floor = scope.spec.attention_temperature, scope.spec.attention_temperature_floor
+    if not strength:
+        return query
+    return scope.layer("temperature", AttentionTemperature, strength, floor)(query, positions)
 
 
 def project_memory(scope: LayerScope, role: str, x: Tensor, context: AttentionContext) -> Tensor:
@@ -110,7 +126,7 @@ def attend(
     changes_scores = spec.attention_soft_cap is not None or context.bias is not None
     if not (spec.attention_dropout or changes_scores or scope.exposes_scores):
         layer = scope.layer("attend", DotProductAttention, spec.attention_scale)
-        return layer(query, key, value, context.mask)
+        return layer(query, key, value, context.mask, **sinks(scope, query))
     scores = scope.layer("scores", AttentionScores, spec.attention_scale)(query, key)
     scores = soft_cap(scope, spec.attention_soft_cap, scores)  # (b, n, t, s)
     if context.bias is not None:
@@ -118,9 +134,16 @@ def attend(
     mask = (
         () if context.mask is None else (context.mask,)
     )  # Keras would record a mask of None as an argument
-    weights = scope.layer("softmax", MaskedSoftmax)(scores, *mask)
+    weights = scope.layer("softmax", MaskedSoftmax)(scores, *mask, **sinks(scope, query))
     weights = dropout(scope, spec.attention_dropout, weights, "weights_dropout")
     return scope.layer("weighted_values", WeightedValues)(weights, value)  # (b, t, n, h)
+
+
+def sinks(scope: LayerScope, query: Tensor) -> dict[str, Tensor]:
+    """Wire the sinks of the heads of a query (b, t, n, h), (1, n, 1, 1), as an argument by name."""
+    if not scope.spec.attention_sinks:
+        return {}
+    return {"sinks": scope.layer("sinks", AttentionSinks)(query)}
 
 
 def attend_to_cache(
@@ -136,13 +159,13 @@ def attend_to_cache(
             cached.append(cache.read(scope, name))
         else:
             new = heads_first(scope, role, memory, context)
-            window = spec.attention_window
-            cached.append(cache.append(scope, name, new, SLOT_AXIS[role], window))
+            is_ring = spec.most_keys is not None
+            cached.append(cache.append(scope, name, new, SLOT_AXIS[role], is_ring))
     key, value = cached  # (b, k, h, c), (b, k, c, h)
     layer = scope.layer(
         "attend_to_cache", AttendToCache, spec.attention_scale, spec.attention_soft_cap
     )
-    return layer(query, key, value, context.mask, context.bias)
+    return layer(query, key, value, context.mask, bias=context.bias, **sinks(scope, query))
 
 
 def heads_first(scope: LayerScope, role: str, x: Tensor, context: AttentionContext) -> Tensor:

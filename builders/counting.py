@@ -9,13 +9,13 @@ from builders.spec import TransformerSpec
 _NORMS_PER_SUBLAYER = {"post": 1, "pre": 1, "output": 1, "sandwich": 2, "parallel": 1}
 _PARALLEL = ("parallel", "parallel_shared_norm")
 """Norm placements that write to the stream once in a block, not once after every sublayer."""
-UP_PROJECTIONS = {"mlp": 1, "glu": 2}
+UP_PROJECTIONS = {"mlp": 1, "glu": 2, "clamped_glu": 2}
 """The number of kernels (d, f) of a feed-forward layer, besides the one of (f, d)."""
 
 
 _COMPONENTS = (
     *("embeddings", "positions"),
-    *(f"attention.{role}" for role in ("query", "key", "value", "output")),
+    *(f"attention.{role}" for role in ("query", "key", "value", "output", "sinks")),
     *("feedforward", "norms", "merges", "output"),
 )
 
@@ -24,9 +24,9 @@ class ParameterCounts(dict[str, int]):
     """Parameters of a model, by component.
 
     Components: `embeddings` (of tokens and segments), `positions`, `attention.query`,
-    `attention.key`, `attention.value`, `attention.output`, `feedforward`, `norms` (also those of
-    queries and keys), `merges` (also those across blocks) and `output` (pooler,
-    masked-language-model head, and the logits' own kernel and bias; not a tied table).
+    `attention.key`, `attention.value`, `attention.output`, `attention.sinks`, `feedforward`,
+    `norms` (also those of queries and keys), `merges` (also those across blocks) and `output`
+    (pooler, masked-language-model head, and the logits' own kernel and bias; not a tied table).
     """
 
     @property
@@ -36,7 +36,7 @@ class ParameterCounts(dict[str, int]):
 
     @property
     def attention(self) -> int:
-        """The sum of the four projections of every attention."""
+        """The sum of the four projections of every attention, and of its sinks."""
         return sum(count for name, count in self.items() if name.startswith("attention."))
 
 
@@ -106,6 +106,7 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
         "attention.key": attentions * (d + bias) * keys,
         "attention.value": attentions * (d + bias) * keys,
         "attention.output": attentions * (queries + spec.attention_output_bias) * d,
+        "attention.sinks": attentions * spec.num_heads * spec.attention_sinks,
         "feedforward": _feedforward(spec, active),
         "norms": norms * norm + head_norms,
         "merges": number_of_writes(spec, sublayers) * merge,
@@ -145,7 +146,8 @@ def _head_norms(spec: TransformerSpec) -> int:
     n, k, h = spec.num_heads, spec.num_key_value_heads, spec.head_dim
     if spec.qk_norm_heads == "separate":  # one gain for each channel of each head, no biases
         return (n + k) * h
-    return _norm(spec, (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h)
+    width = (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h
+    return _norm(spec, width) * spec.qk_norm_gain
 
 
 def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:

@@ -337,9 +337,10 @@ class Rotary(PositionScheme):
 
     def rotate(self, scope: LayerScope, x: Tensor, positions: Tensor, name: str) -> Tensor:
         spec = scope.spec
-        frequencies, magnitude = component("rotary_scaling", spec.rotary_scaling)(spec)
-        layer = scope.layer(f"{name}_rotary", RotaryPositions, frequencies, magnitude)
-        return layer(x, positions)
+        scaling = component("rotary_scaling", spec.rotary_scaling)(spec)
+        layer = scope.layer(f"{name}_rotary", RotaryPositions, *scaling)
+        by_length = len(scaling) > 2 and scope.slots is not None
+        return layer(x, positions, scope.slots) if by_length else layer(x, positions)
 
 
 @register_component("positions", "alibi")

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 from small_specs import SIZES, spec_of
 
-from builders import TransformerSpec, components, fields, spec_checks, spec_fields
+from builders import (
+    TransformerSpec,
+    components,
+    expert_fields,
+    fields,
+    position_checks,
+    spec_checks,
+    spec_fields,
+)
 from builders import spec as spec_module
 
 BAD_VALUES = [
@@ -63,16 +71,20 @@ BAD_VALUES = [
     ("norm_epsilon", float("nan"), "between 0 and 1"),
     ("final_norm", "yes", "True or False"),
     ("positions", "sinusoid", "sinusoidal"),
-    ("feedforward", "swiglu", "mlp, glu"),
+    ("feedforward", "swiglu", "mlp, glu, clamped_glu"),
+    ("glu_limit", 0, "positive number"),
     ("rotary_base", 0.5, "at least 1"),
     ("rotary_base", "10000", "at least 1"),
     ("rotary_dim", 0, "positive int"),
-    ("rotary_scaling", "ntk", "none, linear, llama3, yarn"),
+    ("rotary_scaling", "ntk", "none, linear, llama3, yarn, longrope"),
     ("rotary_factor", 0.5, "at least 1"),
     ("rotary_factor", float("nan"), "at least 1"),
     ("rotary_original_length", -1, "positive int"),
     ("rotary_low_freq_factor", -1.0, "at least 0"),
     ("rotary_high_freq_factor", True, "at least 0"),
+    ("rotary_whole_pairs", 0, "True or False"),
+    ("rotary_short_factors", (1.0, 0.0), "tuple of positive numbers"),
+    ("rotary_long_factors", (), "tuple of positive numbers"),
     ("relative_buckets", 0, "positive int"),
     ("relative_max_distance", 12.0, "positive int"),
     ("activation", "swish", "silu"),
@@ -91,6 +103,7 @@ BAD_VALUES = [
     ("router_scores", "tanh", "softmax, sigmoid"),
     ("router_bias", 0, "True or False"),
     ("renormalize_scores", None, "True or False"),
+    ("scale_expert_inputs", 0, "True or False"),
     ("router_scale", -1.0, "at least 0"),
     ("num_expert_groups", 0, "positive int"),
     ("num_active_groups", 0, "positive int"),
@@ -125,6 +138,12 @@ BAD_VALUES = [
     ("attention_soft_cap", True, "positive number, or None"),
     ("logit_soft_cap", float("nan"), "positive number, or None"),
     ("logit_soft_cap", "30", "positive number, or None"),
+    ("attention_chunk", 0, "positive int, or None for one chunk"),
+    ("attention_temperature", -0.1, "at least 0"),
+    ("attention_temperature_floor", 0, "positive int"),
+    ("attention_sinks", 1, "True or False"),
+    ("qk_norm_gain", 1, "True or False"),
+    ("qk_norm_after_rotary", None, "True or False"),
     ("qk_norm", 1, "True or False"),
     ("scale_embeddings", 1, "True or False"),
     ("tie_embeddings", "no", "True or False"),
@@ -168,6 +187,7 @@ def test_every_field_has_a_bad_value_above() -> None:
 WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "int": (-1, -1.0, True, False, 2.0, 2.5, math.nan, math.inf, "2", [2]),
     "float": (-0.5, True, False, math.nan, math.inf, -math.inf, "0.5", [0.5]),
+    "tuple[float, ...]": (0, True, "1", {}, (), [0.0], (math.nan,), ("1",), (1.0, None)),
     "tuple[Mapping[str, Any], ...]": (0, True, "none", {}, [1], ({1: 2},), ({}, None)),
     "bool": (0, 1, 1.0, math.nan, "True", "no", [True]),
     "str": (0, True, math.nan, "", "nonsense", ["none"]),
@@ -241,6 +261,14 @@ def test_every_feedforward_requires_an_activation(feedforward: str, activation: 
 
 
 EXPERTS = {"num_experts": 6, "num_active_experts": 2}
+LONGROPE: dict[str, Any] = {
+    "positions": "rotary",
+    "rotary_dim": 6,
+    "rotary_scaling": "longrope",
+    "rotary_original_length": 5,
+    "rotary_short_factors": (1.0, 1.5, 2.0),
+    "rotary_long_factors": (2.0, 3.0, 5.0),
+}
 CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
     (
@@ -261,6 +289,24 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
     ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),
+    ({"attention": "layer", "attention_sinks": True}, ["attention_sinks=True", "False"]),
+    ({"attention": "layer", "attention_temperature": 0.1}, ["attention_temperature=0.1", "0 "]),
+    (
+        {"attention_chunk": 5, "attention_window": 3},
+        ["attention_chunk=5", "None where attention_window=3", "give one of the two"],
+    ),
+    (
+        {"attention_chunk": 5, "block_overrides": ({}, {"attention_window": 3})},
+        ["block_overrides=({}, {'attention_window': 3})", "attention_chunk=5", "give one of the"],
+    ),
+    (
+        {"qk_norm": True, "qk_norm_heads": "separate", "qk_norm_gain": False},
+        ["qk_norm_gain=False", "True where qk_norm_heads='separate'", "use qk_norm_heads="],
+    ),
+    (
+        {"qk_norm": True, "norm_gain": False, "qk_norm_gain": True},
+        ["qk_norm_gain=True", "False where norm_gain=False", "leave it out"],
+    ),
     (
         {"attention": "layer", "positions": "rotary"},
         ["positions='rotary'", "attention='layer'", "use attention='graph'"],
@@ -444,6 +490,26 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         ["rotary_low_freq_factor=0.0", "above 0", "rotary_scaling='yarn'", "'llama3'"],
     ),
     (
+        {**LONGROPE, "rotary_short_factors": (1.0, 2.0)},
+        ["rotary_short_factors=(1.0, 2.0)", "3 numbers where rotary_scaling='longrope'", "take"],
+    ),
+    (
+        {**LONGROPE, "rotary_long_factors": None},
+        ["rotary_long_factors=None", "3 numbers where rotary_scaling='longrope'", "take them"],
+    ),
+    (
+        {**LONGROPE, "rotary_original_length": 1},
+        ["rotary_original_length=1", "above 1 where rotary_scaling='longrope'", "'linear'"],
+    ),
+    (
+        {**LONGROPE, "attention_window": 5},
+        ["attention_window=5", "None or above rotary_original_length=5", "the cache", "leave"],
+    ),
+    (
+        {**LONGROPE, "attention_chunk": 4},
+        ["attention_chunk=4", "None or above rotary_original_length=5", "the cache", "leave"],
+    ),
+    (
         {"num_experts": 4},
         ["num_active_experts=0", "from 1 to num_experts=4", "give the number of experts"],
     ),
@@ -459,6 +525,10 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {**EXPERTS, "shared_expert_gate": True},
         ["shared_expert_gate=True", "shared_expert_dim=0", "give shared_expert_dim"],
+    ),
+    (
+        {**EXPERTS, "scale_expert_inputs": True, "capacity_factor": 1.5},
+        ["capacity_factor=1.5", "None where scale_expert_inputs=True", "use feedforward_bias=Fa"],
     ),
     (
         {**EXPERTS, "num_expert_groups": 5},
@@ -503,7 +573,9 @@ def own_feedforward(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_experts_of_a_registered_form_are_rejected(own_feedforward: dict[str, Any]) -> None:
     assert spec_of(**own_feedforward).feedforward == "own"
-    with pytest.raises(ValueError, match="feedforward='own': must be mlp or glu where num_exp"):
+    with pytest.raises(
+        ValueError, match="feedforward='own': must be mlp or glu or clamped_glu where"
+    ):
         spec_of(**own_feedforward, **EXPERTS)
 
 
@@ -553,7 +625,9 @@ def test_invalid_json_is_rejected(text: str, words: str) -> None:
 SPEC_FILES = (
     spec_module.__file__,
     spec_checks.__file__,
+    position_checks.__file__,
     spec_fields.__file__,
+    expert_fields.__file__,
     fields.__file__,
 )
 
@@ -563,7 +637,7 @@ def lines_that_raise() -> list[tuple[str, int, int]]:
     lines = []
     for file in SPEC_FILES:
         tree = ast.parse(Path(file).read_text("utf-8"))
-        ignored = ("_require", "check_length")  # the second is about sequences, not specs
+        ignored = ("check_length",)  # about sequences, not specs
         tree.body = [node for node in tree.body if getattr(node, "name", "") not in ignored]
         lines += [
             (file, node.lineno, node.end_lineno or node.lineno)
@@ -575,13 +649,13 @@ def lines_that_raise() -> list[tuple[str, int, int]]:
 
 
 def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
-    """Return the (file, line) of an error, outside `_require`."""
+    """Return the (file, line) of an error, outside `require`."""
     with pytest.raises(ValueError) as error:  # noqa: PT011
         make()
     frames = [
         frame
         for frame in traceback.extract_tb(error.value.__traceback__)
-        if frame.filename in SPEC_FILES and frame.name != "_require"
+        if frame.filename in SPEC_FILES
     ]
     return frames[-1].filename, frames[-1].lineno or 0
 
