@@ -194,8 +194,8 @@ def test_clamped_gates_are_limited_from_above_and_values_on_both_sides() -> None
 
 
 def test_rows_are_multiplied_by_the_weights_of_their_choices() -> None:
-    places = np.int32([[[3, 0], [1, 2]]])
-    weights = np.float32([[[2, 3], [5, 7]]])
+    places = np.array([[[3, 0], [1, 2]]], "int32")
+    weights = np.array([[[2, 3], [5, 7]]], "float32")
     rows = np.ones((4, 2), "float32")
     found = as_array(ScaledRows()(rows, places, weights))
     np.testing.assert_array_equal(found[:, 0], [3, 5, 7, 2])
