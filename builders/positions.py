@@ -337,9 +337,10 @@ class Rotary(PositionScheme):
 
     def rotate(self, scope: LayerScope, x: Tensor, positions: Tensor, name: str) -> Tensor:
         spec = scope.spec
-        scaling = component("rotary_scaling", spec.rotary_scaling)(spec)
+        frequencies, magnitude, *longer = component("rotary_scaling", spec.rotary_scaling)(spec)
+        scaling = frequencies, spec.rotary_magnitude or magnitude, *longer
         layer = scope.layer(f"{name}_rotary", RotaryPositions, *scaling)
-        by_length = len(scaling) > 2 and scope.slots is not None
+        by_length = longer and scope.slots is not None
         return layer(x, positions, scope.slots) if by_length else layer(x, positions)
 
 

@@ -67,6 +67,12 @@ BAD_VALUES = [
     ("rotary_whole_pairs", 0, "True or False"),
     ("rotary_short_factors", (1.0, 0.0), "tuple of positive numbers"),
     ("rotary_long_factors", (), "tuple of positive numbers"),
+    ("rotary_magnitude", 0.0, "positive number, or None"),
+    ("latent_dim", 0, "positive int, or None for keys and values of their own"),
+    ("query_latent_dim", 0, "positive int, or None for queries"),
+    ("query_latent_dim", 5, "None where latent_dim=None"),
+    ("value_dim", 0, "positive int"),
+    ("value_dim", 5, "7 where latent_dim=None"),
     ("relative_buckets", 0, "positive int"),
     ("relative_max_distance", 12.0, "positive int"),
     ("activation", "swish", "silu"),
@@ -180,6 +186,7 @@ LONGROPE: dict[str, Any] = {
     "rotary_short_factors": (1.0, 1.5, 2.0),
     "rotary_long_factors": (2.0, 3.0, 5.0),
 }
+LATENTS = {"latent_dim": 5, "rotary_dim": 4}
 CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
     (
@@ -197,6 +204,27 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"attention": "layer", "attention_soft_cap": 30.0},
         ["attention_soft_cap=30.0", "must be None", "attention='layer'"],
+    ),
+    (
+        {"attention": "layer", **LATENTS},
+        ["latent_dim=5", "must be None", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"latent_dim": 5},
+        ["rotary_dim=7", "below head_dim=7 where latent_dim=5", "that all heads share"],
+    ),
+    (
+        {**LATENTS, "num_key_value_heads": 1},
+        ["num_key_value_heads=1", "2, as num_heads", "a key of its own", "leave it out"],
+    ),
+    ({**LATENTS, "qk_norm": True}, ["qk_norm=True", "latent_dim=5", "a norm", "leave it out"]),
+    (
+        {**LATENTS, "attention_temperature": 0.1},
+        ["attention_temperature=0.1", "0 where latent_dim=5", "two parts", "leave it out"],
+    ),
+    (
+        {**LATENTS, "value_residual": True},
+        ["value_residual=True", "latent_dim=5", "no values to mix", "leave it out"],
     ),
     ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
     ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),

@@ -70,7 +70,7 @@ def rotary_frequencies(spec: dict, length: int) -> tuple[list[float], float]:
         "yarn": 0.1 * math.log(factor) + 1.0,
         "longrope": math.sqrt(1.0 + math.log(factor) / math.log(original)),
     }.get(scaling, 1.0)
-    return found, magnitude
+    return found, spec["rotary_magnitude"] or magnitude
 
 
 def rotate(spec: dict, x: np.ndarray) -> np.ndarray:

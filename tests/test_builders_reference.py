@@ -71,6 +71,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "rotary_long_factors": ((2.0, 7.0),),
     "rotary_high_freq_factor": (4.0, 1.7),
     "rotary_whole_pairs": (True, False),
+    "rotary_magnitude": (None, 0.8),
     "relative_buckets": (12, 20),
     "relative_max_distance": (13, 17),
     "norm": ("layer", "rms"),
@@ -96,6 +97,9 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "attention_bias": (True, False),
     "num_key_value_heads": (None, 1),
     "head_dim": (None, 5),
+    "latent_dim": (None, 6),
+    "query_latent_dim": (None, 9),
+    "value_dim": (None, 3),
     "attention_window": (None, 3),
     "attention_chunk": (None, 4),
     "attention_temperature": (0.0, 0.5),
@@ -130,7 +134,15 @@ UNSUPPORTED_BY_LAYER = (
     "attention_temperature",
     "qk_norm",
     "value_residual",
+    "latent_dim",
 )
+UNSUPPORTED_BY_LATENTS = (
+    "num_key_value_heads",
+    "qk_norm",
+    "value_residual",
+    "attention_temperature",
+)
+OF_LATENTS = ("query_latent_dim", "value_dim")
 
 HYPER = ("static_hyper_connections", "hyper_connections")
 UNSCALED_MERGES = ("add", "none", "highway", *HYPER)
@@ -143,6 +155,7 @@ DERIVED_FIELDS = (
     "embedding_dim",
     "intermediate_dim",
     "head_dim",
+    "value_dim",
     "final_norm",
     "norm_bias",
     "num_streams",
@@ -185,6 +198,14 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
     separate = changes.get("qk_norm") and changes.get("qk_norm_heads") == "separate"
     if separate and changes.get("qk_norm_gain") is False:
         return False
+    of_latents = [name for name in OF_LATENTS if changes.get(name)]
+    if of_latents and changes.get("latent_dim", 6) is None:
+        return False
+    if of_latents or changes.get("latent_dim"):
+        if any(changes.get(name) for name in UNSUPPORTED_BY_LATENTS):
+            return False
+        if changes.get("attention") == "layer" or changes.get("rotary_dim", 4) is None:
+            return False
     if changes.get("norm") == "layer" and changes.get("norm_offset"):
         return False
     if changes.get("positions") == "rotary" and changes.get("rotary_dim", 4) is None:
@@ -215,6 +236,10 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
     if changes.get("scale_embeddings") and changes.get("embedding_scale"):
         return False
     if changes.get("scale_logits") and changes.get("logit_scale"):
+        return False
+    cubes = changes.get("feedforward", "mlp") != "mlp"
+    cubes = cubes and changes.get("activation") == "relu_squared"
+    if cubes and changes.get("norm_placement") == "none":  # the stream, which overflows float32
         return False
     if changes.get("norm_offset") and not changes.get("norm_gain", True):
         return False
@@ -318,6 +343,7 @@ def test_the_reference_and_the_spec_derive_the_same_values() -> None:
         *({"merge": value} for value in ALL_FIELDS["merge"]),
         {"kind": KINDS[1]},
         {"kind": "encoder_only"},
+        {"latent_dim": 5, "rotary_dim": 2},
     ):
         spec = builders.TransformerSpec(
             vocabulary_size=31, num_layers=3, hidden_dim=14, num_heads=2, **changes

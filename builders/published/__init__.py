@@ -12,6 +12,7 @@ from builders.published import (  # noqa: F401  isort: skip - in order
     experts,
     gpt_oss,
     llama4,
+    deepseek,
     phi,
     olmo,
     granite,

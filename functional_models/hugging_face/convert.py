@@ -20,6 +20,7 @@ from functional_models.folders import MODEL
 from functional_models.hugging_face import (
     bart,
     bert,
+    deepseek,
     experts,
     falcon,
     gpt,
@@ -60,6 +61,7 @@ FAMILIES: tuple[Family, ...] = (
     *experts.FAMILIES,
     *gpt_oss.FAMILIES,
     *llama4.FAMILIES,
+    *deepseek.FAMILIES,
     *falcon.FAMILIES,
     *bert.FAMILIES,
     *t5.FAMILIES,
