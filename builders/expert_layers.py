@@ -98,7 +98,9 @@ class TopExperts(keras.layers.Layer):
         grouped = ops.reshape(scores, (*ops.shape(scores)[:-1], self.groups, -1))
         highest, _ = ops.top_k(grouped, self.group_score_experts)
         _, active = ops.top_k(ops.sum(highest, axis=-1), self.active_groups)
-        is_active = ops.any(ops.one_hot(active, self.groups, dtype="bool"), axis=-2)
+        # Not `one_hot`, which makes XLA abort in a loop whose number of rows is free.
+        groups = ops.arange(self.groups, dtype="int32")
+        is_active = ops.any(ops.equal(ops.cast(active, "int32")[..., None], groups), axis=-2)
         return ops.reshape(ops.where(is_active[..., None], grouped, -3e38), ops.shape(scores))
 
     def compute_output_spec(

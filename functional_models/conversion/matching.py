@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -132,6 +133,8 @@ def _are_equal(name: str, ours: Any, theirs: Any) -> bool:
     """Return whether two values of a field compute the same outputs."""
     if name == "router_correction_rate":  # of training, but for whether there are corrections
         return (ours is None) == (theirs is None)
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return math.isclose(ours, theirs, rel_tol=1e-9)  # numbers are float32 in a model
     return bool(ours == theirs)
 
 
