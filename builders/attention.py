@@ -25,7 +25,7 @@ from builders.attention_layers import (
 from builders.cache import SLOT_AXIS
 from builders.components import component, register_component
 from builders.elementwise import dropout, soft_cap
-from builders.initializers import initializer
+from builders.initializers import initializer, kernel_options
 from builders.norms import head_norm
 from builders.positions import PositionScheme, position_scheme
 from builders.scope import LayerScope
@@ -67,7 +67,7 @@ def graph_attention(
         "btij,ijd->btd",
         output_shape=(None, spec.hidden_dim),
         bias_axes="d" if spec.attention_output_bias else None,
-        kernel_initializer=initializer(scope, "output", fan_in=fan_in, fan_out=spec.hidden_dim),
+        **kernel_options(scope, "output", fan_in=fan_in, fan_out=spec.hidden_dim, unit_axis=2),
     )(values)
 
 
@@ -85,12 +85,15 @@ def project(scope: LayerScope, role: str, x: Tensor, positions: Tensor | None = 
         "btd,dnh->btnh",
         output_shape=(None, heads, h),
         bias_axes="nh" if spec.attention_bias else None,
-        kernel_initializer=initializer(scope, role, fan_in=d, fan_out=heads * h),
+        **kernel_options(scope, role, fan_in=d, fan_out=heads * h, unit_axis=0),
     )(x)
-    if spec.qk_norm and role != "value":
+    has_norm = spec.qk_norm and role != "value"
+    if has_norm and not spec.qk_norm_rotated:
         x = head_norm(scope, x, f"{role}_norm")
     if positions is not None:
         x = position_scheme(spec).rotate(scope, x, positions, role)
+    if has_norm and spec.qk_norm_rotated:
+        x = head_norm(scope, x, f"{role}_norm")
     return x
 
 

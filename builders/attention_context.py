@@ -41,6 +41,7 @@ class AttentionContext:
         bias: added to the scores, (1 or b, n, t, s), or `None`.
         cache: in a decode graph, the cache of keys and values.
         value_residual: the values of the first block for those after it, or `None`.
+        real: bool (b, 1, t), of the queries, `False` for padding; `None`: no padding is masked.
     """
 
     mask: Tensor | None
@@ -48,6 +49,7 @@ class AttentionContext:
     bias: Tensor | None = None
     cache: KeyValueCache | None = None
     value_residual: ValueResidual | None = None
+    real: Tensor | None = None
 
 
 def token_positions(
@@ -71,7 +73,7 @@ def bidirectional_contexts(
         window: (bidirectional_mask(scope, tokens, padding, window), positions)
         for window in dict.fromkeys(block.attention_window for block in blocks)
     }
-    return _by_block(scope, blocks, masks, positions, causal=False)
+    return _by_block(scope, blocks, masks, positions, causal=False, real=padding)
 
 
 def causal_contexts(
@@ -89,7 +91,8 @@ def causal_contexts(
         else:
             mask = cache.causal_mask(scope, tokens, window)
             masks[window] = mask, cache.key_positions(scope, window)
-    return _by_block(scope, spec.blocks("decoder"), masks, positions, causal=True, cache=cache)
+    blocks = spec.blocks("decoder")
+    return _by_block(scope, blocks, masks, positions, causal=True, cache=cache, real=padding)
 
 
 def _by_block(
@@ -99,6 +102,7 @@ def _by_block(
     positions: Tensor,
     causal: bool,
     cache: KeyValueCache | None = None,
+    real: Tensor | None = None,
 ) -> list[AttentionContext]:
     """Wire the context of every block; blocks of equal windows and positions share it.
 
@@ -109,6 +113,7 @@ def _by_block(
         positions: of the queries.
         causal: whether the stack is a decoder.
         cache: as in `AttentionContext`.
+        real: as in `AttentionContext`.
     """
     contexts = {}
     values = ValueResidual() if scope.spec.value_residual else None
@@ -117,5 +122,5 @@ def _by_block(
         if kind not in contexts:
             mask, keys = masks[block.attention_window]
             bias = position_scheme(block).bias(scope, positions, keys, causal)
-            contexts[kind] = AttentionContext(mask, positions, bias, cache, values)
+            contexts[kind] = AttentionContext(mask, positions, bias, cache, values, real)
     return [contexts[block.attention_window, block.positions] for block in blocks]

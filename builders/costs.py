@@ -348,11 +348,13 @@ def _output(spec: TransformerSpec, tokens: int) -> dict[str, int]:
     counts = {}
     if spec.pooler:
         counts["pooler"] = 2 * d * d  # of the first token alone
+    width = d
     if spec.masked_lm_head:
-        counts["masked_lm_head"] = 2 * d * d * tokens
+        width = spec.embedding_sum_dim
+        counts["masked_lm_head"] = 2 * d * width * tokens
     if spec.masked_lm_head or "decoder" in spec.stacks:
-        through_table = spec.tie_embeddings and e != d
-        counts["logits"] = 2 * (d * e + e * v if through_table else d * v) * tokens
+        through_table = spec.tie_embeddings and e != width
+        counts["logits"] = 2 * (width * e + e * v if through_table else width * v) * tokens
     return counts
 
 

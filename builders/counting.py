@@ -9,7 +9,7 @@ from builders.spec import TransformerSpec
 _NORMS_PER_SUBLAYER = {"post": 1, "pre": 1, "output": 1, "sandwich": 2, "parallel": 1}
 _PARALLEL = ("parallel", "parallel_shared_norm")
 """Norm placements that write to the stream once in a block, not once after every sublayer."""
-UP_PROJECTIONS = {"mlp": 1, "glu": 2}
+UP_PROJECTIONS = {"mlp": 1, "glu": 2, "scaled_glu": 2}
 """The number of kernels (d, f) of a feed-forward layer, besides the one of (f, d)."""
 
 
@@ -97,6 +97,7 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
     merge = {
         "rezero": 1,
         "layer_scale": d,
+        "spherical": d,
         "highway": (d + 1) * d,
         "static_hyper_connections": m * (m + 2),
         "hyper_connections": (d + m) * (m + 2) + 2,
@@ -124,7 +125,8 @@ def _feedforward(spec: TransformerSpec, active: bool) -> int:
     d, wide = spec.hidden_dim, UP_PROJECTIONS[spec.feedforward]
 
     def layer(width: int) -> int:
-        return (wide + 1) * d * width + spec.feedforward_bias * (wide * width + d)
+        gains = wide * width * (spec.feedforward == "scaled_glu")
+        return (wide + 1) * d * width + spec.feedforward_bias * (wide * width + d) + gains
 
     if not spec.num_experts:
         return layer(spec.intermediate_dim)
@@ -145,30 +147,35 @@ def _head_norms(spec: TransformerSpec) -> int:
     n, k, h = spec.num_heads, spec.num_key_value_heads, spec.head_dim
     if spec.qk_norm_heads == "separate":  # one gain for each channel of each head, no biases
         return (n + k) * h
+    if spec.qk_norm_heads == "tied":
+        return n * h
     return _norm(spec, (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h)
 
 
 def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:
     """Count the parameters of embeddings, positions, the norms of stacks, and outputs."""
     d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size
+    width = spec.embedding_sum_dim  # also of the masked-language-model head
     stacks = len(spec.stacks)
     tokens = v
     if stacks == 2 and not spec.share_embeddings:
         tokens += spec.source_vocabulary_size
-    into_stream = stacks * e * d * (e != d)
-    into_logits = e * d * (e != d) if spec.tie_embeddings else d * v
+    into_stream = stacks * (e + (width == e)) * d * (e != d)
+    before_logits = width if spec.masked_lm_head else d
+    into_logits = before_logits * (e * (e != before_logits) if spec.tie_embeddings else v)
     has_logits = spec.kind != "encoder_only" or spec.masked_lm_head
-    output = has_logits * (into_logits + v * spec.logit_bias)
-    output += (spec.pooler + spec.masked_lm_head) * (d + 1) * d
-    positions = spec.max_sequence_length * d * (spec.positions == "learned")
+    output = has_logits * (into_logits + v * (spec.logit_bias + spec.logit_gain))
+    output += (spec.pooler * d + spec.masked_lm_head * width) * (d + 1)
+    positions = spec.max_sequence_length * width * (spec.positions == "learned")
     positions *= stacks
     for stack in spec.stacks:
         if any(block.positions == "relative" for block in spec.blocks(stack)):
             positions += spec.relative_buckets * spec.num_heads
-    norms = stacks * (spec.final_norm + spec.embedding_norm) + spec.masked_lm_head
+    norms = stacks * spec.final_norm * _norm(spec, d)
+    norms += (stacks * spec.embedding_norm + spec.masked_lm_head) * _norm(spec, width)
     return {
-        "embeddings": tokens * e + spec.num_segments * d + into_stream,
+        "embeddings": tokens * e + spec.num_segments * width + into_stream,
         "positions": positions,
-        "norms": norms * _norm(spec, d),
+        "norms": norms,
         "output": output,
     }

@@ -115,6 +115,14 @@ class Embeddings:
         "2020, ALBERT, section 3.1).",
         derive=lambda spec: spec.hidden_dim,
     )
+    embedding_projection: str = choice(
+        "what that first projection maps: `tokens`, the vectors of tokens, without a bias, before "
+        "others are added to them (OPT-350M); or `sum`, the sum of all embeddings after its norm "
+        "and dropout, with a bias, in which case the masked-language-model head maps back to the "
+        "width of embeddings (ALBERT, ELECTRA).",
+        ("tokens", "sum"),
+        default="tokens",
+    )
     num_segments: int = non_negative_int(
         "segments of a sequence, each with a trained vector (BERT's token types), for "
         "`encoder_only`; 0: none.",
@@ -137,10 +145,14 @@ class Positions:
 
     positions: str = component_name(
         "`learned`; `sinusoidal`, sine and cosine interleaved as in the paper; "
-        "`sinusoidal_concat`, all sines before all cosines as in tensor2tensor; `rotary` (Su et "
-        "al. 2021); `alibi` (Press et al. 2022); `relative` (T5; Raffel et al. 2020, section "
-        "2.1); or `none`.",
-        ("learned", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "relative", "none"),
+        "`sinusoidal_concat`, all sines before all cosines as in tensor2tensor; `coordinates`, the "
+        "sines and cosines of the position plus those of the block's number, before every block "
+        "(Dehghani et al. 2019, Universal Transformer); `rotary` (Su et al. 2021); `alibi` (Press "
+        "et al. 2022); `relative` (T5; Raffel et al. 2020, section 2.1); or `none`.",
+        (
+            *("learned", "sinusoidal", "sinusoidal_concat", "coordinates"),
+            *("rotary", "alibi", "relative", "none"),
+        ),
         default="learned",
         by_block=True,
     )
@@ -230,10 +242,14 @@ class Attention:
     )
     qk_norm_heads: str = choice(
         "what that norm is over: `shared`, the h channels of a head, with one gain for all heads; "
-        "`separate`, the same with a gain for each head (Command R+); or `joint`, the channels of "
-        "all heads at once (OLMo 2).",
-        ("shared", "separate", "joint"),
+        "`separate`, the same with a gain for each head (Command R+); `tied`, that gain being one "
+        "for queries and keys (nGPT); or `joint`, the channels of all heads at once (OLMo 2).",
+        ("shared", "separate", "tied", "joint"),
         default="shared",
+    )
+    qk_norm_rotated: bool = flag(
+        "normalize queries and keys after `rotary` positions have rotated them (nGPT), not before.",
+        default=False,
     )
 
 
@@ -242,9 +258,10 @@ class FeedForward:
     """Feed-forward."""
 
     feedforward: str = component_name(
-        "`mlp`, down(activation(up(x))), or `glu`, down(activation(gate(x)) * up(x)) (Shazeer "
-        "2020, equation 6).",
-        ("mlp", "glu"),
+        "`mlp`, down(activation(up(x))); `glu`, down(activation(gate(x)) * up(x)) (Shazeer 2020, "
+        "equation 6); or `scaled_glu`, the same with gate(x) and up(x) times a trained number for "
+        "each channel, which starts at sqrt(d) (Loshchilov et al. 2024, nGPT).",
+        ("mlp", "glu", "scaled_glu"),
         default="mlp",
         by_block=True,
     )
@@ -362,6 +379,11 @@ class Output:
     logit_scale: float | None = optional_number(
         "another factor of the hidden states before the logits (Cohere; Granite); `None`: none."
     )
+    logit_gain: bool = flag(
+        "multiply the logits by a trained number for each token (Loshchilov et al. 2024, nGPT, "
+        "equation 3).",
+        default=False,
+    )
     logit_soft_cap: float | None = optional_number("as `attention_soft_cap`, of the logits.")
     pooler: bool = flag(
         "an `encoder_only` model also returns tanh of a projection of its first token (Devlin et "
@@ -405,6 +427,13 @@ class Regularization:
     )
     initializer_range: float = fraction(
         "standard deviation of `normal` and `depth_scaled`.", default=0.02
+    )
+    kernel_constraint: str = choice(
+        "what holds for the token embeddings and for the kernels of attention, feed-forward layers "
+        "and logits, from the start and after every training step: `none`, or `unit_norm`, unit "
+        "length of their vectors of d channels (Loshchilov et al. 2024, nGPT, section 2.6).",
+        ("none", "unit_norm"),
+        default="none",
     )
 
 

@@ -68,7 +68,10 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "attention_window": either(None, draw(some)),
         "attention_bias": draw(flag),
         "scale_embeddings": draw(flag),
-        "norm_gain": either(True, True, False),
+        "norm_gain": either(None, True, False),
+        "qk_norm_rotated": draw(flag),
+        "logit_gain": draw(flag),
+        "kernel_constraint": either("none", "none", "unit_norm"),
         "tie_embeddings": draw(flag),
         "logit_bias": draw(flag),
         "scale_logits": draw(flag),
@@ -83,13 +86,16 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "initializer": draw(shipped("initializer")),
         "initializer_range": between(0.01, 0.5),
     }
-    squares = values["feedforward"] == "glu" or values["activation"] == "relu_squared"
+    squares = values["feedforward"].endswith("glu") or values["activation"] == "relu_squared"
     if values["norm_placement"] == "none" and squares:
         # Without norms, squaring the stream in every block soon overflows float32.
         values |= {"num_layers": 1, "num_encoder_layers": either(None, 1)}
-    rms = values["norm"] == "rms"
-    values["norm_bias"] = either(None, False) if rms else draw(st.none() | flag)
-    values["norm_offset"] = rms and values["norm_gain"] and draw(flag)
+    if values["norm"] == "unit":
+        values["norm_gain"] = either(None, False)
+    has_bias = values["norm"] == "layer"
+    values["norm_bias"] = draw(st.none() | flag) if has_bias else either(None, False)
+    has_gain = values["norm"] == "rms" and values["norm_gain"] is not False
+    values["norm_offset"] = has_gain and draw(flag)
     values["attention_norm"] = values["norm_placement"] not in WITH_FIRST_NORMS or draw(flag)
     scale = st.none() | st.floats(0.3, 3)
     values["embedding_scale"] = None if values["scale_embeddings"] else draw(scale)
@@ -107,13 +113,24 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     if encodes:  # one stack
         values |= {"num_encoder_layers": either(None, values["num_layers"])}
     if values["attention"] == "layer":  # the Keras layer supports only these
-        values["positions"] = either("learned", "sinusoidal", "sinusoidal_concat", "none")
+        values["positions"] = either("learned", "sinusoidal", "coordinates", "none")
+        values["kernel_constraint"] = "none"
+    if "hyper_connections" in values["merge"] and values["positions"] == "coordinates":
+        values["positions"] = "sinusoidal"
     values |= draw(factors(values["merge"], values["norm_placement"]))
     values |= draw(vocabularies(values["kind"]))
     values |= draw(heads(values["positions"], values["attention"]))
     values |= draw(rotary_values(values["positions"]))
     values |= draw(bucket_values(values["positions"], values["kind"]))
     values |= draw(expert_values())
+    if values["num_experts"]:
+        values["kernel_constraint"] = "none"
+        values["feedforward"] = either("mlp", "glu")
+    narrow, d = values["embedding_dim"], values["hidden_dim"]
+    can_project_sum = narrow not in (None, d) and not (
+        values["positions"].startswith("sinusoidal") and narrow % 2
+    )
+    values["embedding_projection"] = either("tokens", "sum") if can_project_sum else "tokens"
     values["block_overrides"] = draw(overrides(values))
     values["distinct_blocks"] = draw(distinct_blocks(values))
     return values
@@ -136,13 +153,13 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
     choices: dict[str, st.SearchStrategy[Any]] = {
         "attention_window": st.none() | st.integers(1, 29),
         "intermediate_dim": st.integers(3, 29),
-        "feedforward": shipped("feedforward"),
+        "feedforward": st.sampled_from(("mlp", "glu")),
         "activation": shipped("activation"),
         "feedforward_bias": st.booleans(),
     }
     if values["attention"] == "graph":
         divisors = [few for few in range(1, number + 1) if number % few == 0]
-        if not values["value_residual"]:
+        if not values["value_residual"] and values["qk_norm_heads"] != "tied":
             choices["num_key_value_heads"] = st.sampled_from(divisors)
         choices["qk_norm"] = st.booleans()
     if values["positions"] in ("rotary", "alibi", "relative"):
@@ -171,8 +188,9 @@ def factors(draw: st.DrawFn, merge: str, norm_placement: str) -> dict[str, Any]:
         "branch_scale": None,
         "norm_scale": drawn("norm_scale") if reads_norm else 1.0,
     }
-    if merge in ("scaled", "rezero", "layer_scale"):
-        values["branch_scale"] = draw(st.none() | shipped("branch_scale") | st.floats(0, 2))
+    if merge in ("scaled", "rezero", "layer_scale", "spherical"):
+        least = 0.1 if merge == "spherical" else 0.0
+        values["branch_scale"] = draw(st.none() | shipped("branch_scale") | st.floats(least, 2))
     return values
 
 
@@ -202,7 +220,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         rotary_dim = draw(st.sampled_from([None, 2, 4, 6][width % 2 : 1 + width // 2]))
     free = draw(st.booleans())
     hidden_dim = draw(st.integers(5, 29)) if free else number * width
-    if positions.startswith("sinusoidal") and hidden_dim % 2:
+    if (positions.startswith("sinusoidal") or positions == "coordinates") and hidden_dim % 2:
         number, hidden_dim = (number, hidden_dim + 1) if free else (2 * number, 2 * hidden_dim)
     divisors = [few for few in range(1, number + 1) if number % few == 0]
     values: dict[str, Any] = {
@@ -216,19 +234,23 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_soft_cap": None,
         "qk_norm": False,
         "value_residual": False,
-        "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "joint"))),
+        "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "tied", "joint"))),
     }
     if attention == "layer":
         return values
     positive = st.none() | st.floats(0.1, 2)
-    return values | {
-        "num_key_value_heads": draw(st.none() | st.sampled_from(divisors)),
-        "attention_output_bias": draw(st.none() | st.booleans()),
-        "attention_scale": draw(positive),
-        "attention_soft_cap": draw(positive),
-        "qk_norm": draw(st.booleans()),
-        "value_residual": draw(st.booleans()),
-    }
+    return (
+        values
+        | {
+            "num_key_value_heads": draw(st.none() | st.sampled_from(divisors)),
+            "attention_output_bias": draw(st.none() | st.booleans()),
+            "attention_scale": draw(positive),
+            "attention_soft_cap": draw(positive),
+            "qk_norm": draw(st.booleans()),
+            "value_residual": draw(st.booleans()),
+        }
+        | ({"num_key_value_heads": None} if values["qk_norm_heads"] == "tied" else {})
+    )
 
 
 @st.composite

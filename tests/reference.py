@@ -21,7 +21,8 @@ imports neither Keras nor this project, so that the two implementations share no
   2025, "The Curse of Depth" (LayerNorm scaling): merges and factors of the residual stream.
 * Zhou et al. 2024, "Value Residual Learning"; Lan et al. 2020, "ALBERT" (shared blocks); the
   speedruns KellerJordan/modded-nanogpt and karpathy/nanochat (skips across blocks).
-* Zhu et al. 2024, "Hyper-Connections".
+* Zhu et al. 2024, "Hyper-Connections"; Loshchilov et al. 2024, "nGPT"; Dehghani et al. 2019,
+  "Universal Transformers" (positions and time steps before every block).
 * Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
@@ -39,6 +40,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from reference_positions import (
+    add_coordinates,
     rotate,
     score_bias,
     sinusoidal_concat_positions,
@@ -48,6 +50,7 @@ from reference_streams import (
     close_streams,
     factor,
     merge,
+    on_sphere,
     open_streams,
     owner,
     read_stream,
@@ -64,6 +67,7 @@ Weights = Mapping[str, np.ndarray]
 
 def fill_derived_fields(spec: Spec) -> dict:
     """Return the spec with the values of all derived fields filled in."""
+    gain = spec["norm"] != "unit" if spec["norm_gain"] is None else spec["norm_gain"]
     derived = {
         "num_encoder_layers": spec["num_layers"],
         "source_vocabulary_size": spec["vocabulary_size"],
@@ -73,10 +77,13 @@ def fill_derived_fields(spec: Spec) -> dict:
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] not in ("post", "none"),
         "num_streams": 4 if "hyper_connections" in spec["merge"] else 1,
-        "norm_bias": spec["norm"] == "layer" and spec["norm_gain"],
+        "norm_gain": gain,
+        "norm_bias": spec["norm"] == "layer" and gain,
         "embedding_scale": None,
         "logit_scale": None,
-        "branch_scale": {"rezero": 0.0, "layer_scale": 1e-4}.get(spec["merge"], 1.0),
+        "branch_scale": {"rezero": 0.0, "layer_scale": 1e-4, "spherical": 0.05}.get(
+            spec["merge"], 1.0
+        ),
         "attention_output_bias": spec["attention_bias"],
         "rotary_dim": spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"],
         "rotary_original_length": spec["max_sequence_length"],
@@ -128,6 +135,8 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
 def normalize(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
     """Apply the norm of the spec over the last axis."""
     x = divide_by_spread(spec, x)
+    if spec["norm"] == "unit":
+        return x
     if spec["norm"] == "rms":
         gain = weights[f"{name}.scale"] if spec["norm_gain"] else 1.0
         return x * (gain + (1.0 if spec["norm_offset"] else 0.0))
@@ -139,6 +148,8 @@ def divide_by_spread(spec: dict, x: np.ndarray) -> np.ndarray:
     """Apply the norm of the spec without its weights."""
     if spec["norm"] == "rms":
         return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
+    if spec["norm"] == "unit":
+        return on_sphere(spec, x)
     if spec["norm"] != "layer":
         raise ValueError(f"the reference has no norm {spec['norm']!r}")
     mean = x.mean(axis=-1, keepdims=True)
@@ -146,13 +157,19 @@ def divide_by_spread(spec: dict, x: np.ndarray) -> np.ndarray:
     return (x - mean) / np.sqrt(variance + spec["norm_epsilon"])
 
 
-def normalize_heads(spec: dict, weights: Weights, name: str, heads: np.ndarray) -> np.ndarray:
+def normalize_heads(
+    spec: dict, weights: Weights, attention: str, role: str, heads: np.ndarray
+) -> np.ndarray:
     """Apply the norm of queries or keys (b, t, n, h)."""
+    name = f"{attention}.{role}_norm"
     if spec["qk_norm_heads"] == "joint":
         together = heads.reshape(*heads.shape[:2], -1)
         return normalize(spec, weights, name, together).reshape(heads.shape)
     if spec["qk_norm_heads"] == "separate":
         return divide_by_spread(spec, heads) * weights[f"{name}.scale"]
+    if spec["qk_norm_heads"] == "tied":  # s_qk, whose weights are d^(-1/2) times smaller
+        gain = weights[f"{attention}.query_key_gain.scale"] * math.sqrt(spec["hidden_dim"])
+        return divide_by_spread(spec, heads) * gain
     return normalize(spec, weights, name, heads)
 
 
@@ -187,10 +204,14 @@ def attention(
     def project(role: str, inputs: np.ndarray) -> np.ndarray:
         heads = np.einsum("bsd,dnh->bsnh", inputs, weights[f"{name}.{role}.kernel"])
         heads = heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
-        if spec["qk_norm"] and role != "value":
-            heads = normalize_heads(spec, weights, f"{name}.{role}_norm", heads)
-        if spec["positions"] == "rotary" and role != "value" and bias is not None:
+        if role == "value":
+            return heads
+        if spec["qk_norm"] and not spec["qk_norm_rotated"]:
+            heads = normalize_heads(spec, weights, name, role, heads)
+        if spec["positions"] == "rotary" and bias is not None:
             heads = rotate(spec, heads)
+        if spec["qk_norm"] and spec["qk_norm_rotated"]:
+            heads = normalize_heads(spec, weights, name, role, heads)
         return heads
 
     query, key, value = project("query", x), project("key", memory), project("value", memory)
@@ -225,6 +246,12 @@ def feedforward(
 
     if spec["feedforward"] == "glu":
         inner = activation(spec["activation"], dense("gate", x)) * dense("up", x)
+    elif spec["feedforward"] == "scaled_glu":
+        gate, up = (
+            weights[f"{name}.{role}_gain.scale"] * math.sqrt(spec["hidden_dim"]) * dense(role, x)
+            for role in ("gate", "up")
+        )
+        inner = activation(spec["activation"], gate) * up
     elif spec["feedforward"] == "mlp":
         inner = activation(spec["activation"], dense("up", x))
     else:
@@ -323,11 +350,12 @@ def embed(
     spec: dict, weights: Weights, side: str, tokens: np.ndarray, segments: np.ndarray | None = None
 ) -> np.ndarray:
     x = embedding_table(spec, weights, side)[tokens].astype(np.float64)  # (b, t, d)
-    if spec["embedding_dim"] != spec["hidden_dim"]:
+    projects_sum = spec["embedding_projection"] == "sum"
+    if spec["embedding_dim"] != spec["hidden_dim"] and not projects_sum:
         x = x @ weights[f"{side}.embedding_projection.kernel"]
     length, d = x.shape[1:]
     if spec["scale_embeddings"]:
-        x = x * math.sqrt(d)
+        x = x * math.sqrt(spec["hidden_dim"])
     x = x * (spec["embedding_scale"] or 1.0)
     if spec["num_segments"]:
         x = x + weights[f"{side}.segment_embedding.embeddings"][segments]
@@ -337,9 +365,13 @@ def embed(
         x = x + sinusoidal_positions(length, d)
     elif spec["positions"] == "sinusoidal_concat":
         x = x + sinusoidal_concat_positions(length, d)
-    elif spec["positions"] not in ("none", "rotary", "alibi", "relative"):
+    elif spec["positions"] not in ("none", "coordinates", "rotary", "alibi", "relative"):
         raise ValueError(f"the reference has no positions {spec['positions']!r}")
-    return normalize(spec, weights, f"{side}.embedding_norm", x) if spec["embedding_norm"] else x
+    x = normalize(spec, weights, f"{side}.embedding_norm", x) if spec["embedding_norm"] else x
+    if not projects_sum:
+        return x
+    kernel, bias = (weights[f"{side}.embedding_projection.{part}"] for part in ("kernel", "bias"))
+    return x @ kernel + bias
 
 
 def padding_mask(spec: dict, tokens: np.ndarray) -> np.ndarray:
@@ -356,6 +388,7 @@ def encode(
     keys, streams, values = padding_mask(spec, source), [open_streams(spec, x)], []
     for index in range(spec["num_encoder_layers"]):
         x, own = stream_into(spec, weights, "encoder", streams), of_block(spec, index)
+        x = add_coordinates(own, index, x)
         streams.append(encoder_block(own, weights, index, x, keys, values))
     x = close_streams(spec, streams[-1])
     return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
@@ -391,6 +424,7 @@ def decode(
     streams, values = [open_streams(spec, x)], []
     for index in range(spec["num_layers"]):
         x, own = stream_into(spec, weights, "decoder", streams), of_block(spec, index)
+        x = add_coordinates(own, index, x)
         streams.append(decoder_block(own, weights, index, x, keys, values, memory, memory_keys))
     x = close_streams(spec, streams[-1])
     if spec["final_norm"]:
@@ -430,13 +464,15 @@ def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray
     if spec["scale_logits"]:
         x = x / math.sqrt(spec["hidden_dim"])
     x = x * (spec["logit_scale"] or 1.0)
-    if spec["tie_embeddings"] and spec["embedding_dim"] != spec["hidden_dim"]:
+    if spec["tie_embeddings"] and spec["embedding_dim"] != x.shape[-1]:
         x = x @ weights["logit_projection.kernel"]
     if spec["tie_embeddings"]:
         logits = x @ embedding_table(spec, weights, side).T
     else:
         logits = x @ weights["logits.kernel"]
     logits = logits + weights["logits.bias"] if spec["logit_bias"] else logits
+    if spec["logit_gain"]:  # s_z
+        logits = logits * weights["logit_gain.scale"] * math.sqrt(spec["hidden_dim"])
     return soft_cap(logits, spec["logit_soft_cap"])
 
 

@@ -40,6 +40,7 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     {"tie_embeddings": True, "logit_bias": False, "head_dim": 5},
     {"tie_embeddings": True, "embedding_dim": 5, "scale_logits": True},
     {"embedding_dim": 5},
+    {"embedding_dim": 5, "embedding_projection": "sum", "tie_embeddings": True},
     {"share_embeddings": True},
     {"share_embeddings": True, "tie_embeddings": True, "num_encoder_layers": 3},
     {"attention": "layer", "head_dim": 5, "logit_bias": True},
@@ -54,6 +55,10 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     | {"merge": "rezero"},
     {"norm": "rms", "norm_offset": True, "final_norm": False},
     {"norm_placement": "sandwich", "merge": "hyper_connections"},
+    {"norm_placement": "none", "merge": "spherical", "norm": "unit", "feedforward": "scaled_glu"}
+    | {"qk_norm": True, "qk_norm_heads": "tied", "logit_gain": True}
+    | {"kernel_constraint": "unit_norm"},
+    {"positions": "coordinates", "num_layers": 3, "distinct_blocks": 1},
     {"norm_placement": "parallel", "merge": "static_hyper_connections", "num_streams": 3},
     {"num_layers": 5, "block_skips": "unet", "value_residual": True},
     {"num_layers": 5, "block_skips": "embedding", "distinct_blocks": 2, "value_residual": True},
@@ -72,6 +77,9 @@ ENCODER_HEADS: list[dict[str, Any]] = [
     {"masked_lm_head": True, "tie_embeddings": True, "logit_bias": True},
     {"masked_lm_head": True, "pooler": True, "norm": "rms", "embedding_dim": 5},
     {"masked_lm_head": True, "tie_embeddings": True, "embedding_dim": 5},
+    {"masked_lm_head": True, "tie_embeddings": True, "embedding_dim": 5, "num_segments": 3}
+    | {"embedding_projection": "sum", "embedding_norm": True, "distinct_blocks": 1},
+    {"masked_lm_head": True, "embedding_dim": 5, "embedding_projection": "sum"},
 ]
 
 

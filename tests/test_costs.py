@@ -63,6 +63,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "streams": {"merge": "hyper_connections", "num_streams": 3},
     "streams, parallel sublayers": {"merge": "static_hyper_connections", "num_streams": 3}
     | {"norm_placement": "parallel"},
+    "steps on the sphere": {"merge": "spherical", "norm": "unit", "feedforward": "scaled_glu"}
+    | {"qk_norm": True, "qk_norm_heads": "tied", "logit_gain": True},
     "shared blocks, skips": {
         "num_layers": 5,
         "distinct_blocks": 2,
@@ -95,6 +97,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "tie_embeddings": True,
         "embedding_dim": 11,
     },
+    "encoder of a projected sum": {"embedding_dim": 11, "embedding_projection": "sum"}
+    | {"masked_lm_head": True, "embedding_norm": True, "num_segments": 3},
 }
 ENCODERS = {name: {"kind": "encoder_only", **changes} for name, changes in ENCODERS.items()}
 ALL_SPECS = SPECS | ENCODERS

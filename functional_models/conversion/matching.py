@@ -135,6 +135,8 @@ def _matters(spec: builders.TransformerSpec, name: str) -> bool:
         return not spec.num_experts
     if name in ("source_vocabulary_size", "num_encoder_layers"):
         return spec.kind == "encoder_decoder"
-    if spec.kind == "encoder_only" and name in ("tie_embeddings", "logit_bias", "scale_logits"):
+    if spec.kind == "encoder_only" and name in (
+        *("tie_embeddings", "logit_bias", "scale_logits", "logit_gain"),
+    ):
         return spec.masked_lm_head
     return True

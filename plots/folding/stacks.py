@@ -311,7 +311,8 @@ def _new_namespaces(
 ) -> tuple[str, list[str]]:
     """Return the namespace around the blocks of a stack, and a new one for every block.
 
-    They have the common start of the names of their calls, or else "block". `numbers` has the
+    They have the common start of the names of their calls, or else "block", or "pass" where all
+    call the same layers. `numbers` has the
     numbers from which on the last stacks are named: the ones before are in use. A block whose
     layers are called again and again is one namespace already, and its later calls get numbers.
     """
@@ -327,7 +328,7 @@ def _new_namespaces(
     is_free = all(inside.get(n, set()) <= those for n, those in zip(names, ids, strict=True))
     if stem != prefix and first >= 0 and are_numbered and is_free:
         return around, names
-    stem = f"{prefix}{'branch_' if stack.parallel else 'block_'}"
+    stem = f"{prefix}{'branch_' if stack.parallel else 'pass_' if stack.is_loop else 'block_'}"
     size = len(ids)
     first = next(
         n
