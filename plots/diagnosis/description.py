@@ -243,8 +243,8 @@ def _final_norm_in_words(graph: Graph, streams: Sequence[Stream]) -> str:
     flow = reachability(graph)
     if not streams:
         last_path = _paths_of_streams(graph)[-1:]
-        is_normed = any(p.norms and meets_a_norm(graph, p.target) for p in last_path)
-        return ", final norm" if is_normed else ""
+        ends_in_norm = any(p.norms and meets_a_norm(graph, p.target) for p in last_path)
+        return ", final norm" if ends_in_norm else ""
     roots = [stream.root for stream in streams]
     ends = [stream.paths[-1] for stream in streams if stream.has_token_norms(graph)]
     last = [p for p in ends if not any(r in flow.descendants(p.target) for r in roots)] or ends
