@@ -92,6 +92,8 @@ def causal_contexts(
             mask = cache.causal_mask(scope, tokens, window)
             masks[window] = mask, cache.key_positions(scope, window)
     blocks = spec.blocks("decoder")
+    if cache is not None:
+        padding = cache.real_tokens(scope)
     return _by_block(scope, blocks, masks, positions, causal=True, cache=cache, real=padding)
 
 

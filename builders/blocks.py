@@ -22,6 +22,7 @@ from builders.block_skips import input_of_block
 from builders.components import component, register_component
 from builders.feedforward import feedforward
 from builders.merges import close_stream, open_stream, read, write
+from builders.mixers import mix
 from builders.norms import first_norm, norm
 from builders.positions import position_scheme
 from builders.scope import LayerScope
@@ -55,7 +56,7 @@ def stack(
 def encoder_block(scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:
     """Wire bidirectional self-attention and a feed-forward layer: (b, s, d) -> (b, s, d)."""
     sublayers: Sublayers = {
-        "self_attention": lambda part, y: attention(part, y, y, context),
+        "self_attention": lambda part, y: mix(part, y, context),
         "feedforward": lambda part, y: feedforward(part, y, context.real),
     }
     return component("norm_placement", scope.spec.norm_placement)(scope, x, sublayers)
@@ -73,9 +74,7 @@ def decoder_block(
     x (b, t, d), memory (b, s, d) -> (b, t, d). Cross-attention needs a `memory_context`; without a
     memory, its keys and values are in the cache of a decode graph.
     """
-    sublayers: dict[str, Sublayer] = {
-        "self_attention": lambda part, y: attention(part, y, y, context)
-    }
+    sublayers: dict[str, Sublayer] = {"self_attention": lambda part, y: mix(part, y, context)}
     if memory_context is not None:
         sublayers["cross_attention"] = lambda part, y: attention(part, y, memory, memory_context)
     sublayers["feedforward"] = lambda part, y: feedforward(part, y, context.real)

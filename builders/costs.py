@@ -32,7 +32,8 @@ class FlopCounts(dict[str, int]):
     """Floating-point operations of one row, by component.
 
     Components: for each attention, such as `decoder.self_attention`, its `.projections` (query,
-    key, value and output), `.scores` and `.weighted_values`; `decoder.feedforward` and
+    key, value and output), `.scores` and `.weighted_values`, and the `.memory` of a Gated DeltaNet;
+    `decoder.feedforward` and
     `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`,
     `decoder.merges` and `encoder.merges`, the gates of highways and the weights of
     hyper-connections, and `decoder.embedding` and
@@ -193,10 +194,7 @@ def count_cache_bytes(spec: TransformerSpec | str, length: int, dtype: str = "fl
     spec = as_spec("count_cache_bytes", spec)
     _check_stacks(spec, "count_cache_bytes", "decoder")
     check_length(spec, "length", length)
-    numbers = sum(
-        slots(length, block.attention_window) * _bytes_of_a_key_and_value(block, dtype)
-        for block in spec.blocks("decoder")
-    )
+    numbers = sum(_cache_bytes_of_a_block(b, length, dtype) for b in spec.blocks("decoder"))
     positions = sum(slots(length, window) for window in set(spec.windows))
     return numbers + positions * _BYTES["int32"]
 
@@ -285,7 +283,11 @@ def _block(
         memory: tokens of the source, and how many of them have no keys and values yet; `None`: no
             cross-attention.
     """
-    counts = _attention(spec, f"{stack}.self_attention", tokens, tokens, tokens * keys)
+    name = f"{stack}.self_attention"
+    if spec.mixer == "gated_delta":
+        counts = _gated_delta(spec, name, tokens)
+    else:
+        counts = _attention(spec, name, tokens, tokens, tokens * keys)
     if memory is not None:
         source, new = memory
         counts |= _attention(spec, f"{stack}.cross_attention", tokens, new, tokens * source)
@@ -294,6 +296,22 @@ def _block(
         writes = number_of_writes(spec, 2 if memory is None else 3)
         counts[f"{stack}.merges"] = 2 * writes * per_write * tokens
     return counts
+
+
+def _gated_delta(spec: TransformerSpec, name: str, tokens: int) -> dict[str, int]:
+    """Count a Gated DeltaNet, whose tokens all see each other as in attention.
+
+    The triangular system of its corrections is not in the count.
+    """
+    d, n = spec.hidden_dim, spec.delta_value_heads
+    key, value = spec.delta_key_dim, spec.delta_value_dim
+    columns = 2 * spec.delta_key_heads * key + 3 * n * value + 2 * n
+    return {
+        f"{name}.projections": 2 * d * columns * tokens,
+        f"{name}.scores": 2 * 2 * n * key * tokens**2,
+        f"{name}.weighted_values": 2 * n * value * tokens**2,
+        f"{name}.memory": 3 * 2 * n * key * value * tokens,
+    }
 
 
 def _merge(spec: TransformerSpec) -> int:
@@ -356,6 +374,16 @@ def _output(spec: TransformerSpec, tokens: int) -> dict[str, int]:
         through_table = spec.tie_embeddings and e != width
         counts["logits"] = 2 * (width * e + e * v if through_table else width * v) * tokens
     return counts
+
+
+def _cache_bytes_of_a_block(spec: TransformerSpec, length: int, dtype: str) -> int:
+    if spec.mixer == "attention":
+        return slots(length, spec.attention_window) * _bytes_of_a_key_and_value(spec, dtype)
+    keys, values = spec.delta_key_heads * spec.delta_key_dim, spec.delta_value_heads
+    memory = values * spec.delta_key_dim * spec.delta_value_dim * _BYTES["float32"]
+    channels = 2 * keys + values * spec.delta_value_dim
+    before = spec.delta_convolution - 1
+    return memory + before * channels * _BYTES[precision(dtype).computes]
 
 
 def _bytes_of_a_key_and_value(spec: TransformerSpec, dtype: str) -> int:

@@ -16,6 +16,7 @@ UP_PROJECTIONS = {"mlp": 1, "glu": 2, "scaled_glu": 2}
 _COMPONENTS = (
     *("embeddings", "positions"),
     *(f"attention.{role}" for role in ("query", "key", "value", "output")),
+    "attention.gates",
     *("feedforward", "norms", "merges", "output"),
 )
 
@@ -24,7 +25,8 @@ class ParameterCounts(dict[str, int]):
     """Parameters of a model, by component.
 
     Components: `embeddings` (of tokens and segments), `positions`, `attention.query`,
-    `attention.key`, `attention.value`, `attention.output`, `feedforward`, `norms` (also those of
+    `attention.key`, `attention.value`, `attention.output`, `attention.gates` (decays, corrections,
+    output gates and convolutions of a Gated DeltaNet), `feedforward`, `norms` (also those of
     queries and keys), `merges` (also those across blocks) and `output` (pooler,
     masked-language-model head, and the logits' own kernel and bias; not a tied table).
     """
@@ -36,13 +38,13 @@ class ParameterCounts(dict[str, int]):
 
     @property
     def attention(self) -> int:
-        """The sum of the four projections of every attention."""
+        """The sum of the projections of every attention, or of what is in its place."""
         return sum(count for name, count in self.items() if name.startswith("attention."))
 
 
 def custom_component(spec: TransformerSpec) -> str | None:
     """Return `field='value'` of a registered component whose weights and products are not known."""
-    fields = ("norm_placement", "merge", "block_skips", "norm", "feedforward", "positions")
+    fields = ("mixer", "norm_placement", "merge", "block_skips", "norm", "feedforward", "positions")
     for field in (*fields, "attention"):
         for block in (spec, *spec.blocks(spec.stacks[-1])):
             if getattr(block, field) not in SHIPPED[field]:
@@ -102,14 +104,33 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
         "static_hyper_connections": m * (m + 2),
         "hyper_connections": (d + m) * (m + 2) + 2,
     }.get(spec.merge, 0)
-    return {
+    mixed = {
         "attention.query": attentions * (d + bias) * queries,
         "attention.key": attentions * (d + bias) * keys,
         "attention.value": attentions * (d + bias) * keys,
         "attention.output": attentions * (queries + spec.attention_output_bias) * d,
+    }
+    if spec.mixer == "gated_delta":
+        mixed, head_norms = _gated_delta(spec), spec.delta_value_dim
+    return {
+        **mixed,
         "feedforward": _feedforward(spec, active),
         "norms": norms * norm + head_norms,
         "merges": number_of_writes(spec, sublayers) * merge,
+    }
+
+
+def _gated_delta(spec: TransformerSpec) -> dict[str, int]:
+    """Count the parameters of a Gated DeltaNet without its norm."""
+    d, n, width = spec.hidden_dim, spec.delta_value_heads, spec.delta_convolution
+    keys, values = spec.delta_key_heads * spec.delta_key_dim, n * spec.delta_value_dim
+    per_head = 2 * d + 2  # its decay and beta
+    return {
+        "attention.query": d * keys,
+        "attention.key": d * keys,
+        "attention.value": d * values,
+        "attention.output": d * values,
+        "attention.gates": d * values + n * per_head + width * (2 * keys + values),
     }
 
 

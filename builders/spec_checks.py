@@ -88,6 +88,7 @@ def check_combinations(spec: SpecFields) -> None:
             "use qk_norm_heads='separate'",
         )
     _check_constraint(spec)
+    _check_mixer(spec)
     if spec.positions in _SINES:
         is_embedded = spec.positions != "coordinates"
         of_sum = spec.embedding_projection == "sum" and is_embedded
@@ -284,6 +285,35 @@ def _check_value_residual(spec: SpecFields) -> None:
         not spec.value_residual or len(heads) < 2,
         f"False where block_overrides change {name}, since values of other heads cannot be mixed",
         f"give all blocks the same {name}",
+    )
+
+
+def _check_mixer(spec: SpecFields) -> None:
+    """Check that Gated DeltaNets are in a decoder-only model, and that their sizes fit."""
+    mixers = {overrides.get("mixer", spec.mixer) for overrides in spec.block_overrides}
+    if "gated_delta" not in {spec.mixer, *mixers}:
+        return
+    name = "mixer" if spec.mixer == "gated_delta" else "block_overrides"
+    conditions = {
+        f"attention where kind={spec.kind!r}, since a Gated DeltaNet sees earlier tokens alone": (
+            spec.kind == "decoder_only",
+            "use kind='decoder_only'",
+        ),
+        "attention where value_residual=True, which mixes the values of attention": (
+            not spec.value_residual,
+            "use value_residual=False",
+        ),
+        f"attention where kernel_constraint={spec.kernel_constraint!r}, which its kernels have "
+        "not": (spec.kernel_constraint == "none", "leave one of the two out"),
+    }
+    for allowed, (holds, advice) in conditions.items():
+        _require(spec, name, holds, allowed, advice)
+    _require(
+        spec,
+        "delta_value_heads",
+        spec.delta_value_heads % spec.delta_key_heads == 0,
+        f"a multiple of delta_key_heads={spec.delta_key_heads}, each of which serves equally many",
+        "change one of the two",
     )
 
 

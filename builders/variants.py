@@ -180,6 +180,21 @@ def ngpt() -> TransformerSpec:
 
 
 @register_variant(
+    kinds=("decoder_only",),
+    source='Yang et al. 2024, "Gated Delta Networks", section 3; Qwen3-Next',
+    summary="three of four blocks have a memory of fixed size in the place of attention",
+)
+def gated_delta() -> TransformerSpec:
+    return _corner("pre", "rotary").replace(
+        kind="decoder_only",
+        num_layers=4,
+        norm="rms",
+        mixer="gated_delta",
+        block_overrides=({}, {}, {}, {"mixer": "attention"}),
+    )
+
+
+@register_variant(
     kinds=BOTH_KINDS,
     source='Zhu et al. 2024, "Hyper-Connections", algorithms 1 and 2',
     summary="pre-norm, four residual streams that each sublayer reads, mixes and writes",

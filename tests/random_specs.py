@@ -126,6 +126,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     if values["num_experts"]:
         values["kernel_constraint"] = "none"
         values["feedforward"] = either("mlp", "glu")
+    values |= draw(mixers(values))
     narrow, d = values["embedding_dim"], values["hidden_dim"]
     can_project_sum = narrow not in (None, d) and not (
         values["positions"].startswith("sinusoidal") and narrow % 2
@@ -134,6 +135,26 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values["block_overrides"] = draw(overrides(values))
     values["distinct_blocks"] = draw(distinct_blocks(values))
     return values
+
+
+def may_mix_otherwise(values: dict[str, Any]) -> bool:
+    """Return whether blocks may have a Gated DeltaNet in the place of attention."""
+    is_free = not values["value_residual"] and values["kernel_constraint"] == "none"
+    return values["kind"] == "decoder_only" and is_free
+
+
+@st.composite
+def mixers(draw: st.DrawFn, values: dict[str, Any]) -> dict[str, Any]:
+    heads = draw(st.none() | st.integers(1, 3))
+    multiple = draw(st.none() | st.integers(1, 2))
+    return {
+        "mixer": draw(shipped("mixer")) if may_mix_otherwise(values) else "attention",
+        "delta_key_heads": heads,
+        "delta_value_heads": multiple and multiple * (heads or values["num_heads"]),
+        "delta_key_dim": draw(st.none() | st.integers(2, 7)),
+        "delta_value_dim": draw(st.none() | st.integers(3, 7)),
+        "delta_convolution": draw(st.integers(1, 5)),
+    }
 
 
 @st.composite
@@ -168,6 +189,8 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
         choices["rotary_base"] = st.floats(2, 1e6)
     if values["norm_placement"] == "none":  # as above, where nothing may square the stream again
         del choices["feedforward"], choices["activation"]
+    if may_mix_otherwise(values):
+        choices["mixer"] = shipped("mixer")
     if values["num_experts"]:
         choices["num_experts"] = st.just(0)
     pattern = draw(st.lists(st.fixed_dictionaries({}, optional=choices), max_size=2))

@@ -23,6 +23,7 @@ imports neither Keras nor this project, so that the two implementations share no
   speedruns KellerJordan/modded-nanogpt and karpathy/nanochat (skips across blocks).
 * Zhu et al. 2024, "Hyper-Connections"; Loshchilov et al. 2024, "nGPT"; Dehghani et al. 2019,
   "Universal Transformers" (positions and time steps before every block).
+* Yang et al. 2024, "Gated Delta Networks", in the form of Qwen3-Next.
 * Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
@@ -67,6 +68,8 @@ Weights = Mapping[str, np.ndarray]
 
 def fill_derived_fields(spec: Spec) -> dict:
     """Return the spec with the values of all derived fields filled in."""
+    width = spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"]
+    delta_heads = spec["delta_key_heads"] or spec["num_heads"]
     gain = spec["norm"] != "unit" if spec["norm_gain"] is None else spec["norm_gain"]
     derived = {
         "num_encoder_layers": spec["num_layers"],
@@ -77,6 +80,10 @@ def fill_derived_fields(spec: Spec) -> dict:
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] not in ("post", "none"),
         "num_streams": 4 if "hyper_connections" in spec["merge"] else 1,
+        "delta_key_heads": delta_heads,
+        "delta_value_heads": delta_heads,
+        "delta_key_dim": width,
+        "delta_value_dim": spec["delta_key_dim"] or width,
         "norm_gain": gain,
         "norm_bias": spec["norm"] == "layer" and gain,
         "embedding_scale": None,
@@ -231,6 +238,52 @@ def attention(
     mixed = np.einsum("bnts,bsnh->btnh", softmax(scores), value)
     output = np.einsum("btnh,nhd->btd", mixed, weights[f"{name}.output.kernel"])
     return output + weights[f"{name}.output.bias"] if spec["attention_output_bias"] else output
+
+
+def convolve(kernel: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return silu of a convolution of each channel with the tokens before it: x (b, t, n, h)."""
+    output = np.zeros_like(x)
+    for token in range(x.shape[1]):
+        for back in range(min(len(kernel), token + 1)):
+            output[:, token] += kernel[len(kernel) - 1 - back] * x[:, token - back]
+    return activation("silu", output)
+
+
+def gated_delta(
+    spec: dict, weights: Weights, name: str, x: np.ndarray, real: np.ndarray
+) -> np.ndarray:
+    """Return a Gated DeltaNet of x (b, t, d), token by token; real (b, t) is no padding."""
+
+    def project(role: str) -> np.ndarray:
+        return np.tensordot(x, weights[f"{name}.{role}.kernel"], axes=1)
+
+    def unit(heads: np.ndarray) -> np.ndarray:
+        groups = spec["delta_value_heads"] // spec["delta_key_heads"]
+        heads = np.repeat(heads, groups, axis=2)
+        return heads / np.sqrt((heads**2).sum(axis=-1, keepdims=True) + 1e-6)
+
+    query, key, value = (
+        convolve(
+            weights[f"{name}.{role}_convolution.kernel"], project(role) * real[..., None, None]
+        )
+        for role in ("query", "key", "value")
+    )
+    query, key = unit(query) / math.sqrt(spec["delta_key_dim"]), unit(key)
+    rate, bias = (weights[f"{name}.decay_rate.{part}"] for part in ("rate", "bias"))
+    decay = np.exp(-np.exp(rate) * np.log1p(np.exp(project("decay") + bias)))
+    beta = sigmoid(project("beta"))
+    memory = np.zeros((*value[:, 0].shape[:2], spec["delta_key_dim"], spec["delta_value_dim"]))
+    read = np.zeros_like(value)
+    for token in range(x.shape[1]):
+        decayed = memory * decay[:, token, :, None, None]
+        change = value[:, token] - np.einsum("bnh,bnhj->bnj", key[:, token], decayed)
+        change = change * beta[:, token, :, None]
+        corrected = decayed + np.einsum("bnh,bnj->bnhj", key[:, token], change)
+        memory = np.where(real[:, token, None, None, None], corrected, memory)
+        read[:, token] = np.einsum("bnh,bnhj->bnj", query[:, token], memory)
+    spread = np.sqrt((read**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
+    read = read / spread * weights[f"{name}.read_norm.scale"] * activation("silu", project("gate"))
+    return np.einsum("btnj,njd->btd", read, weights[f"{name}.output.kernel"])
 
 
 def feedforward(
@@ -449,6 +502,8 @@ def decoder_block(
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values)
     }
+    if spec["mixer"] == "gated_delta":
+        sublayers["self_attention"] = lambda at, y: gated_delta(spec, weights, at, y, keys[:, 0])
     if memory is not None:
         cross_mask = memory_keys & np.ones((1, length, 1), bool)
         sublayers["cross_attention"] = lambda at, y: attention(

@@ -50,6 +50,10 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 
     def attention_shapes(name: str, own: dict) -> None:
         k = own["num_key_value_heads"]
+        if own["mixer"] == "gated_delta":
+            gated_delta_shapes(name)
+            norms(name, own["attention_norm"])
+            return
         for role, heads in (("query", n), ("key", k), ("value", k)):
             shapes[f"{name}.{role}.kernel"] = (d, heads, h)
             if full["attention_bias"]:
@@ -65,6 +69,18 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name, own["attention_norm"] or not name.endswith("self_attention"))
+
+    def gated_delta_shapes(name: str) -> None:
+        keys = full["delta_key_heads"], full["delta_key_dim"]
+        values = heads, width = full["delta_value_heads"], full["delta_value_dim"]
+        for role, shape in {"query": keys, "key": keys, "value": values}.items():
+            shapes[f"{name}.{role}.kernel"] = (d, *shape)
+            shapes[f"{name}.{role}_convolution.kernel"] = (full["delta_convolution"], *shape)
+        shapes[f"{name}.decay.kernel"] = shapes[f"{name}.beta.kernel"] = (d, heads)
+        shapes[f"{name}.decay_rate.rate"] = shapes[f"{name}.decay_rate.bias"] = (heads,)
+        shapes[f"{name}.gate.kernel"] = (d, *values)
+        shapes[f"{name}.read_norm.scale"] = (width,)
+        shapes[f"{name}.output.kernel"] = (*values, d)
 
     def projections(name: str, own: dict, width: int, *experts: int) -> None:
         gate = {"gate": (d, width)} if own["feedforward"].endswith("glu") else {}
@@ -230,6 +246,11 @@ def block_parameters(own: dict, attentions: int) -> int:
     head_norms = head_norms if own["qk_norm"] else 0
     left_out = 0 if own["attention_norm"] else norm
     attn = 2 * d * inner + 2 * d * outer + biases + head_norms
+    if own["mixer"] == "gated_delta":
+        keys = own["delta_key_heads"] * own["delta_key_dim"]
+        values = own["delta_value_heads"] * own["delta_value_dim"]
+        attn = d * (2 * keys + 3 * values) + own["delta_convolution"] * (2 * keys + values)
+        attn += own["delta_value_heads"] * (2 * d + 2) + own["delta_value_dim"]
     sublayers = attentions * attn + feedforward_parameters(own) + (attentions + 1) * each
     return sublayers - left_out + shared
 

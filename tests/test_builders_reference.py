@@ -87,6 +87,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "logit_soft_cap": (None, 2.5),
     "activation": ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
     "attention": ("graph", "layer"),
+    "mixer": ("attention", "gated_delta"),
     "attention_bias": (True, False),
     "num_key_value_heads": (None, 1),
     "head_dim": (None, 5),
@@ -136,6 +137,10 @@ DERIVED_FIELDS = (
     "head_dim",
     "final_norm",
     "norm_gain",
+    "delta_key_heads",
+    "delta_value_heads",
+    "delta_key_dim",
+    "delta_value_dim",
     "norm_bias",
     "num_streams",
     "branch_scale",
@@ -153,6 +158,10 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
     kind = changes.get("kind")
     if kind in KINDS and any(changes.get(name) for name in ENCODER_ONLY_FIELDS):
         return False
+    if changes.get("mixer") == "gated_delta":
+        others = (*ENCODER_ONLY_FIELDS, "value_residual", "share_embeddings")
+        if kind not in (None, "decoder_only") or any(changes.get(name) for name in others):
+            return False
     if kind == "encoder_only" and any(changes.get(name) for name in UNSUPPORTED_BY_ENCODERS):
         return False
     given = {name for name, value in changes.items() if value}

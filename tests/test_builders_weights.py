@@ -59,6 +59,8 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     | {"qk_norm": True, "qk_norm_heads": "tied", "logit_gain": True}
     | {"kernel_constraint": "unit_norm"},
     {"positions": "coordinates", "num_layers": 3, "distinct_blocks": 1},
+    {"kind": "decoder_only", "mixer": "gated_delta", "delta_value_heads": 4}
+    | {"num_layers": 3, "block_overrides": ({}, {"mixer": "attention"}, {})},
     {"norm_placement": "parallel", "merge": "static_hyper_connections", "num_streams": 3},
     {"num_layers": 5, "block_skips": "unet", "value_residual": True},
     {"num_layers": 5, "block_skips": "embedding", "distinct_blocks": 2, "value_residual": True},
@@ -85,10 +87,11 @@ ENCODER_HEADS: list[dict[str, Any]] = [
 
 def all_specs() -> list[builders.TransformerSpec]:
     all_kinds = [
-        small_spec(kind=kind, **changes)
+        small_spec(**{"kind": kind, **changes})
         for kind in ALL_KINDS
         for changes in SPEC_CHANGES
         if kind == "encoder_decoder" or "share_embeddings" not in changes
+        if kind == changes.get("kind", kind)
     ]
     return all_kinds + [small_spec(kind="encoder_only", **changes) for changes in ENCODER_HEADS]
 

@@ -65,6 +65,13 @@ SPECS: dict[str, dict[str, Any]] = {
     | {"norm_placement": "parallel"},
     "steps on the sphere": {"merge": "spherical", "norm": "unit", "feedforward": "scaled_glu"}
     | {"qk_norm": True, "qk_norm_heads": "tied", "logit_gain": True},
+    "memories of fixed size, and attention": {
+        "num_layers": 3,
+        "mixer": "gated_delta",
+        "delta_value_heads": 4,
+        "delta_value_dim": 3,
+        "block_overrides": ({}, {"mixer": "attention"}),
+    },
     "shared blocks, skips": {
         "num_layers": 5,
         "distinct_blocks": 2,

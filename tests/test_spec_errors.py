@@ -57,6 +57,12 @@ BAD_VALUES = [
     ("qk_norm_heads", "all", "shared, separate, tied, joint"),
     ("qk_norm_rotated", None, "True or False"),
     ("logit_gain", 0, "True or False"),
+    ("mixer", "mamba", "attention, gated_delta"),
+    ("delta_key_heads", 0, "positive int"),
+    ("delta_value_heads", -1, "positive int"),
+    ("delta_key_dim", True, "positive int"),
+    ("delta_value_dim", 2.0, "positive int"),
+    ("delta_convolution", 0, "positive int"),
     ("kernel_constraint", "max_norm", "none, unit_norm"),
     ("norm_bias", 1, "True or False"),
     ("norm_offset", "yes", "True or False"),
@@ -217,6 +223,7 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("embedding_projection", "token", "tokens"),
     ("router_scores", "sigmoids", "sigmoid"),
     ("kernel_constraint", "unitnorm", "unit_norm"),
+    ("mixer", "gated_deltanet", "gated_delta"),
     ("initializer", "glorot", "glorot_uniform"),
 ]
 
@@ -340,6 +347,29 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"attention": "layer", "value_residual": True},
         ["value_residual=True", "must be False", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"mixer": "gated_delta", "kind": "encoder_decoder"},
+        ["mixer='gated_delta'", "attention where kind='encoder_decoder'", "kind='decoder_only'"],
+    ),
+    (
+        {"kind": "encoder_only", "block_overrides": ({}, {"mixer": "gated_delta"})},
+        [
+            f"block_overrides={({}, {'mixer': 'gated_delta'})}",
+            "attention where kind='encoder_only'",
+        ],
+    ),
+    (
+        {"mixer": "gated_delta", "value_residual": True},
+        ["mixer='gated_delta'", "value_residual=True", "use value_residual=False"],
+    ),
+    (
+        {"mixer": "gated_delta", "kernel_constraint": "unit_norm"},
+        ["mixer='gated_delta'", "kernel_constraint='unit_norm'", "leave one of the two out"],
+    ),
+    (
+        {"mixer": "gated_delta", "delta_key_heads": 2, "delta_value_heads": 3},
+        ["delta_value_heads=3", "a multiple of delta_key_heads=2", "change one of the two"],
     ),
     (
         {"merge": "spherical", "branch_scale": 0.0},

@@ -127,6 +127,8 @@ def _matters(spec: builders.TransformerSpec, name: str) -> bool:
         if not name.startswith(spec.positions):
             return False
         return name not in _BY_LENGTH or spec.rotary_scaling not in ("none", "linear")
+    if name.startswith("delta_"):  # of Gated DeltaNets, which no other model has
+        return False
     if name in Experts.__annotations__ and not spec.num_experts:
         return name == "num_experts"
     if name in _OF_GROUPS:
