@@ -137,8 +137,8 @@ class DeltaRule(keras.layers.Layer):
             n, h, j = value.shape[2], key.shape[3], value.shape[3]
             state = ops.zeros((ops.shape(value)[0], n, h, j), "float32")
         inputs = (query, key, value, decay[..., None], beta[..., None])
-        heads_first = (ops.swapaxes(x, 1, 2) for x in inputs)  # (b, n, t, .)
-        output, state = read_memory(*heads_first, state)
+        query, key, value, decay, beta = (ops.swapaxes(x, 1, 2) for x in inputs)  # (b, n, t, .)
+        output, state = read_memory(query, key, value, decay, beta, state)
         return ops.cast(ops.swapaxes(output, 1, 2), self.compute_dtype), state
 
     def compute_output_spec(

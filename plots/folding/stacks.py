@@ -229,8 +229,8 @@ def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
         for repeat in find_repeats(graph, order, kinds, namespaces):
             if repeat not in seen:
                 seen.add(repeat)
-                members = repeat.members if repeat.parallel else _passes(graph, repeat.members)
-                blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in members]
+                parts = repeat.members if repeat.parallel else _passes(graph, repeat.members)
+                blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in parts]
                 if not repeat.parallel and _cut_through_a_layer(blocks):
                     continue
                 # A pair of branches, or of equal layers in a plain chain, is drawn.
