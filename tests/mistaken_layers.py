@@ -314,6 +314,18 @@ def norm_for_an_activation(wrong):
     return keras.Model(x, layers.Dense(CLASSES)(layers.ReLU()(layers.Dense(7)(y))))
 
 
+def large_epsilon(wrong):
+    x = keras.Input((5,))
+    y = layers.LayerNormalization(epsilon=1e6 if wrong else 1e-6)(layers.Dense(11)(x))
+    return keras.Model(x, layers.Dense(CLASSES)(y))
+
+
+def dropout_of_all(wrong):
+    x = keras.Input((5,))
+    y = layers.Dropout(1.0 if wrong else 0.1)(layers.Dense(11, activation="relu")(x))
+    return keras.Model(x, layers.Dense(CLASSES)(y))
+
+
 def forgetful_norm(wrong):
     x = keras.Input((5,))
     y = layers.BatchNormalization(momentum=0.1 if wrong else 0.9)(layers.Dense(11)(x))
@@ -386,6 +398,18 @@ def map_without_a_range(wrong):
     x = layers.Conv2D(8, 3, activation="relu")(image)
     kept = layers.Conv2D(1, 3, padding="same", activation=None if wrong else "sigmoid")(x)
     return keras.Model(image, layers.Dense(CLASSES)(layers.GlobalMaxPooling2D()(x * kept)))
+
+
+def gate_without_a_range(wrong):
+    """Squeeze-and-excitation without its sigmoid."""
+
+    def model(image):
+        x = layers.Conv2D(5, 3, activation="relu")(image)
+        gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+        gate = layers.Dense(5, activation=None if wrong else "sigmoid")(gate)
+        return layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(x * gate))
+
+    return of_image(model)
 
 
 def scale_near_zero(wrong):

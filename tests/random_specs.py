@@ -123,7 +123,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values |= draw(rotary_values(values["positions"]))
     values |= draw(bucket_values(values["positions"], values["kind"]))
     values |= draw(expert_values())
-    if values["num_experts"]:
+    if values["num_experts"] or values["latent_dim"] is not None:
         values["kernel_constraint"] = "none"
         values["feedforward"] = either("mlp", "glu")
     values |= draw(mixers(values))
@@ -178,7 +178,7 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
         "activation": shipped("activation"),
         "feedforward_bias": st.booleans(),
     }
-    if values["attention"] == "graph":
+    if values["attention"] == "graph" and values["latent_dim"] is None:
         divisors = [few for few in range(1, number + 1) if number % few == 0]
         if not values["value_residual"] and values["qk_norm_heads"] != "tied":
             choices["num_key_value_heads"] = st.sampled_from(divisors)
@@ -258,22 +258,33 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "qk_norm": False,
         "value_residual": False,
         "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "tied", "joint"))),
+        "latent_dim": None,
+        "query_latent_dim": None,
+        "value_dim": None,
     }
     if attention == "layer":
         return values
     positive = st.none() | st.floats(0.1, 2)
-    return (
-        values
-        | {
-            "num_key_value_heads": draw(st.none() | st.sampled_from(divisors)),
-            "attention_output_bias": draw(st.none() | st.booleans()),
-            "attention_scale": draw(positive),
-            "attention_soft_cap": draw(positive),
-            "qk_norm": draw(st.booleans()),
-            "value_residual": draw(st.booleans()),
+    values |= {
+        "attention_output_bias": draw(st.none() | st.booleans()),
+        "attention_scale": draw(positive),
+        "attention_soft_cap": draw(positive),
+    }
+    if draw(st.integers(0, 3)) == 0:  # latents, whose norms need some channels too
+        even = draw(st.integers(1, (width - 1) // 2))
+        return values | {
+            "rotary_dim": 2 * even if positions == "rotary" else draw(st.integers(1, width - 1)),
+            "latent_dim": draw(st.integers(3, 11)),
+            "query_latent_dim": draw(st.none() | st.integers(3, 11)),
+            "value_dim": draw(st.none() | st.integers(1, 7)),
         }
-        | ({"num_key_value_heads": None} if values["qk_norm_heads"] == "tied" else {})
-    )
+    is_tied = values["qk_norm_heads"] == "tied"
+    key_value_heads = None if is_tied else draw(st.none() | st.sampled_from(divisors))
+    return values | {
+        "num_key_value_heads": key_value_heads,
+        "qk_norm": draw(st.booleans()),
+        "value_residual": draw(st.booleans()),
+    }
 
 
 @st.composite
@@ -286,6 +297,7 @@ def rotary_values(draw: st.DrawFn, positions: str) -> dict[str, Any]:
         "rotary_scaling": scaling,
         "rotary_factor": draw(st.floats(1, 17)) if scales else 1.0,
         "rotary_original_length": draw(st.none() | st.integers(5, 97)),
+        "rotary_magnitude": draw(st.none() | st.floats(0.5, 2)),
         "rotary_low_freq_factor": slow,
         "rotary_high_freq_factor": slow + draw(st.floats(0.1, 31)),
     }

@@ -24,6 +24,7 @@ from small_models import (
     BATCH,
     GROUPED,
     KINDS,
+    LATENTS,
     TARGET_LENGTH,
     TRANSLATOR,
     VARIANTS_AND_KINDS,
@@ -64,6 +65,14 @@ CHANGES: dict[str, dict[str, Any]] = {
         "attention_window": 3,
         "block_overrides": ({}, {"attention_window": None}),
     },
+    "latents": {**LATENTS, "positions": "rotary", "query_latent_dim": 9, "attention_scale": 0.2},
+    "latents with a window and relative buckets": {
+        **LATENTS,
+        **RELATIVE,
+        "attention_window": 3,
+        "attention_soft_cap": 1.5,
+    },
+    "translator with latents": {**TRANSLATOR, **LATENTS, "positions": "rotary", "norm": "rms"},
     "Keras layer": {"attention": "layer"},
     "translator with the Keras layer": {**TRANSLATOR, "attention": "layer"},
     "Keras layer with a window": {"attention": "layer", "attention_window": 3},
@@ -240,13 +249,8 @@ def test_cached_logits_of_every_variant_equal_uncached_logits_in_half_precision(
     assert_cached_equals_uncached(model, spec, tolerance=2e-2)
 
 
-QUICK = (
-    "grouped heads",
-    "sandwich norms, soft caps",
-    "window",
-    "blocks that differ",
-    "Keras layer",
-)  # `make test-all` runs the others
+# `make test-all` runs the others. The quick variants have grouped heads, sandwich norms, soft caps.
+QUICK = ("window", "blocks that differ", "Keras layer")
 
 
 @pytest.mark.parametrize(

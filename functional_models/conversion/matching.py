@@ -116,7 +116,14 @@ def differences(
     """Return the fields that make two specs compute different outputs, with both values."""
     names = [field.name for field in dataclasses.fields(ours) if _matters(ours, field.name)]
     pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: pair for name, pair in pairs.items() if not _are_equal(name, *pair)}
+
+
+def _are_equal(name: str, ours: Any, theirs: Any) -> bool:
+    """Return whether two values of a field compute the same outputs."""
+    if name == "router_correction_rate":  # of training, but for whether there are corrections
+        return (ours is None) == (theirs is None)
+    return bool(ours == theirs)
 
 
 def _matters(spec: builders.TransformerSpec, name: str) -> bool:

@@ -20,6 +20,7 @@ from functional_models.folders import MODEL
 from functional_models.hugging_face import (
     bart,
     bert,
+    deepseek,
     experts,
     falcon,
     gpt,
@@ -54,6 +55,7 @@ FAMILIES: tuple[Family, ...] = (
     *llama.FAMILIES,
     *olmo.FAMILIES,
     *experts.FAMILIES,
+    *deepseek.FAMILIES,
     *falcon.FAMILIES,
     *bert.FAMILIES,
     *t5.FAMILIES,
