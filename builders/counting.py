@@ -207,7 +207,8 @@ def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:
     positions = spec.max_sequence_length * width * (spec.positions == "learned")
     positions *= stacks
     for stack in spec.stacks:
-        if any(block.positions == "relative" for block in spec.blocks(stack)):
+        blocks = spec.blocks(stack)
+        if any(b.positions == "relative" and b.mixer == "attention" for b in blocks):
             positions += spec.relative_buckets * spec.num_heads
     norms = stacks * spec.final_norm * _norm(spec, d)
     norms += (stacks * spec.embedding_norm + spec.masked_lm_head) * _norm(spec, width)

@@ -511,7 +511,9 @@ def decoder_block(
     """Apply a block of a decoder to x (b, t, d)."""
     length = x.shape[1]
     mask = visible_keys(spec, keys, causal=True)
-    bias = score_bias(spec, weights, "decoder", length, causal=True)
+    bias = None
+    if spec["mixer"] == "attention":
+        bias = score_bias(spec, weights, "decoder", length, causal=True)
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values)
     }

@@ -143,7 +143,8 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{side}.segment_embedding.embeddings"] = (full["num_segments"], width)
         if full["positions"] == "learned":
             shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], width)
-        if "relative" in {of_block(full, index)["positions"] for index in range(layers)}:
+        blocks = [of_block(full, index) for index in range(layers)]
+        if any(own["positions"] == "relative" and own["mixer"] == "attention" for own in blocks):
             shapes[f"{side}.relative_position_bias.embeddings"] = (full["relative_buckets"], n)
         if full["embedding_norm"]:
             norm(f"{side}.embedding_norm", width)
@@ -201,7 +202,7 @@ def parameter_count(spec: Spec) -> int:
     def stack(layers: int, attentions: int) -> int:
         blocks = [of_block(full, index) for index in range(layers)]
         positions = full["max_sequence_length"] * width if full["positions"] == "learned" else 0
-        if any(own["positions"] == "relative" for own in blocks):
+        if any(own["positions"] == "relative" and own["mixer"] == "attention" for own in blocks):
             positions += full["relative_buckets"] * full["num_heads"]
         owners = blocks[: full["distinct_blocks"] or layers]
         within = sum(block_parameters(own, attentions) for own in owners)
