@@ -53,7 +53,7 @@ def mix(scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:
 
 
 @register_component("mixer", "attention")
-class SelfAttention(Mixer):
+class AttentionMixer(Mixer):
     """Self-attention, as `attention` says."""
 
     def wire(self, scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:
@@ -66,7 +66,7 @@ class SelfAttention(Mixer):
 
 
 @register_component("mixer", "gated_delta")
-class GatedDelta(Mixer):
+class GatedDeltaMixer(Mixer):
     """Gated DeltaNet, whose cache does not grow with the sequence (Yang et al. 2024; Qwen3-Next).
 
     Queries, keys and values are convolved over a few tokens, then a memory of each head is read
