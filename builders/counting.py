@@ -9,14 +9,13 @@ from builders.spec import TransformerSpec
 _NORMS_PER_SUBLAYER = {"post": 1, "pre": 1, "output": 1, "sandwich": 2, "parallel": 1}
 _PARALLEL = ("parallel", "parallel_shared_norm")
 """Norm placements that write to the stream once in a block, not once after every sublayer."""
-UP_PROJECTIONS = {"mlp": 1, "glu": 2, "scaled_glu": 2}
+UP_PROJECTIONS = {"mlp": 1, "glu": 2, "scaled_glu": 2, "clamped_glu": 2}
 """The number of kernels (d, f) of a feed-forward layer, besides the one of (f, d)."""
 
 
 _COMPONENTS = (
     *("embeddings", "positions"),
-    *(f"attention.{role}" for role in ("latents", "query", "key", "value", "output")),
-    "attention.gates",
+    *(f"attention.{x}" for x in ("latents", "query", "key", "value", "output", "sinks", "gates")),
     *("feedforward", "norms", "merges", "output"),
 )
 
@@ -26,10 +25,10 @@ class ParameterCounts(dict[str, int]):
 
     Components: `embeddings` (of tokens and segments), `positions`, `attention.latents` (from the
     token to latents and shared keys), `attention.query`, `attention.key`, `attention.value`,
-    `attention.output`, `attention.gates` (decays, corrections, output gates and convolutions of a
-    Gated DeltaNet), `feedforward`, `norms` (also those of queries, keys and latents), `merges`
-    (also those across blocks) and `output` (pooler, masked-language-model head, and the logits'
-    own kernel and bias; not a tied table).
+    `attention.output`, `attention.sinks`, `attention.gates` (decays, corrections, output gates and
+    convolutions of a Gated DeltaNet), `feedforward`, `norms` (also those of queries, keys and
+    latents), `merges` (also those across blocks) and `output` (pooler, masked-language-model head,
+    and the logits' own kernel and bias; not a tied table).
     """
 
     @property
@@ -39,7 +38,7 @@ class ParameterCounts(dict[str, int]):
 
     @property
     def attention(self) -> int:
-        """The sum of the projections of every attention, or of what is in its place."""
+        """The sum of all parts of every attention, or of what is in its place."""
         return sum(count for name, count in self.items() if name.startswith("attention."))
 
 
@@ -105,6 +104,7 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
         "hyper_connections": (d + m) * (m + 2) + 2,
     }.get(spec.merge, 0)
     mixed = {f"attention.{role}": attentions * n for role, n in _attention(spec).items()}
+    mixed["attention.sinks"] = attentions * spec.num_heads * spec.attention_sinks
     if spec.mixer == "gated_delta":
         mixed, norms_within = _gated_delta(spec), spec.delta_value_dim
     return {
@@ -182,7 +182,8 @@ def _head_norms(spec: TransformerSpec) -> int:
         return (n + k) * h
     if spec.qk_norm_heads == "tied":
         return n * h
-    return _norm(spec, (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h)
+    width = (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h
+    return _norm(spec, width) * spec.qk_norm_gain
 
 
 def _latent_norms(spec: TransformerSpec) -> int:

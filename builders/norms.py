@@ -34,17 +34,22 @@ def head_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     """Wire the norm of queries or keys, (b, t, n, h) -> same; `qk_norm_heads` says over what."""
     n, h = x.shape[2:]
     heads, d = scope.spec.qk_norm_heads, scope.spec.hidden_dim
+    if not scope.spec.qk_norm_gain:
+        scope = _without_weights(scope)
     if heads == "joint":
         together = scope.layer(f"{name}_joint_heads", keras.layers.Reshape, (-1, n * h))(x)
         normed = norm(scope, together, name)
         return scope.layer(f"{name}_split_heads", keras.layers.Reshape, (-1, n, h))(normed)
     if heads == "shared":
         return norm(scope, x, name)
-    plain = scope.with_spec(norm_gain=False, norm_bias=False, norm_offset=False)
-    x = norm(plain, x, f"{name}_plain")
+    x = norm(_without_weights(scope), x, f"{name}_plain")
     if heads == "separate":
         return scope.layer(name, LearnedScale, (n, h))(x)
     return scope.layer("query_key_gain", LearnedScale, (n, h), 1.0, d**-0.5)(x)
+
+
+def _without_weights(scope: LayerScope) -> LayerScope:
+    return scope.with_spec(norm_gain=False, norm_bias=False, norm_offset=False)
 
 
 @register_component("norm", "layer")

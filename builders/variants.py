@@ -165,7 +165,7 @@ def ngpt() -> TransformerSpec:
         norm_epsilon=1e-12,
         qk_norm=True,
         qk_norm_heads="tied",
-        qk_norm_rotated=True,
+        qk_norm_after_rotary=True,
         attention_scale=4.0,  # sqrt(head_dim), since queries and keys have unit length
         attention_bias=False,
         feedforward="scaled_glu",

@@ -22,19 +22,13 @@ import builders
 from functional_models.checks import check_count
 from functional_models.compiled import LoopWeights, compiled, to_numpy, with_projections
 from functional_models.logit_processors import NEVER, only_end
+from functional_models.prompts import NO_TOKEN, Prompts, bucket
 from functional_models.samplers import make_sampler
 
-_NO_TOKEN = -1  # padding before the first token of a row
 _MAX_LOOPS = 8  # compiled loops that a generator keeps; each holds a graph
 _PIECE_SECONDS = 0.05  # approximate time between two pieces of a stream
 
 Tensor = Any
-
-
-def bucket(length: int) -> int:
-    """Round a length up to a multiple of 16, or of about a tenth of a longer length."""
-    step = max(16, 2 ** (length.bit_length() - 4))
-    return -(-length // step) * step
 
 
 def translation_limit(source_length: Any) -> Any:
@@ -101,7 +95,7 @@ class Generator:
             return [[row] for row in tokens]
         ends = (self._end_id, *stop_ids)
         # One more column than required, in which the end is certain; see `_search`.
-        batch = _Batch(prompts, limits, self._spec.max_sequence_length, columns_to_spare=1)
+        batch = Prompts(prompts, limits, self._spec, columns_to_spare=1)
         given = np.zeros(batch.tokens.shape, bool)
         given[:, : batch.index] = True
         if is_search(sampler):
@@ -121,11 +115,11 @@ class Generator:
         found = found[:, None] if found.ndim == 2 else found  # (b, sequences, L)
         return [[batch.new_tokens(i, row, ends) for row in rows] for i, rows in enumerate(found)]
 
-    def _hidden_states(self, batch: _Batch, read: Tensor) -> np.ndarray:
+    def _hidden_states(self, batch: Prompts, read: Tensor) -> np.ndarray:
         """Return the hidden states of prompts (b, t, d) for contrastive search, (b, L, d)."""
         hidden = np.asarray(to_numpy(read), "float32")
         # Padding columns repeat the last state, so that they do not change the maximum similarity.
-        absent = batch.tokens[:, : batch.index, None] == _NO_TOKEN
+        absent = batch.tokens[:, : batch.index, None] == NO_TOKEN
         hidden = np.where(absent, hidden[:, -1:], hidden)
         return np.pad(hidden, ((0, 0), (0, batch.tokens.shape[1] - batch.index), (0, 0)))
 
@@ -155,12 +149,12 @@ class Generator:
             )
         ends = (self._end_id, *stop_ids)
         limits = np.broadcast_to(max_new_tokens, len(prompts))
-        batch = _Batch(prompts, limits, self._spec.max_sequence_length)
+        batch = Prompts(prompts, limits, self._spec)
         return self._streamed(batch, sampler, source, ends, pieces, _values(sampler.variables))
 
     def _streamed(
         self,
-        batch: _Batch,
+        batch: Prompts,
         sampler: Any,
         source: np.ndarray | None,
         ends: tuple[int, ...],
@@ -208,7 +202,7 @@ class Generator:
         found = []
         for i, (prompt, new) in enumerate(zip(prompts, continuations, strict=True)):
             tokens = np.concatenate([prompt, new]).astype("int32")
-            padded = np.zeros((1, bucket(len(tokens))), "int32")
+            padded = np.zeros((1, bucket(len(tokens), self._spec.length_borders)), "int32")
             padded = padded[:, : self._spec.max_sequence_length + 1]
             padded[0, : len(tokens)] = tokens
             inputs = padded[:, :-1] if source is None else (padded[:, :-1], source[i : i + 1])
@@ -261,7 +255,7 @@ class Generator:
         return compiled(self._weights.transposed)
 
     def _read(
-        self, batch: _Batch, source: np.ndarray | None, *, whole_prompt: bool
+        self, batch: Prompts, source: np.ndarray | None, *, whole_prompt: bool
     ) -> tuple[dict[str, Any], Tensor]:
         """Read prompts, without their last token unless `whole_prompt`, into a cache.
 
@@ -429,42 +423,6 @@ class Generator:
             logits = only_end(logits, last, self._end_id)
         hidden = ops.cast(read["hidden"][:, 0], "float32")
         return logits, hidden, {**cache, "model": read["cache"]}
-
-
-class _Batch:
-    """Prompts as an array, padded on the left, with columns for new tokens.
-
-    Attributes:
-        tokens: int (b, L); `_NO_TOKEN` before a row's start.
-        start: int (b,), the column of each row's first token.
-        index: first column after the prompts.
-        limits: int (b,), the first column after the maximum length of each row.
-    """
-
-    def __init__(
-        self,
-        prompts: Sequence[np.ndarray],
-        limits: np.ndarray,
-        max_length: int,
-        columns_to_spare: int = 0,
-    ) -> None:
-        lengths = np.array([len(prompt) for prompt in prompts], "int32")
-        longest = int(lengths.max())
-        # The tokens read in one pass fill a bucket, or the maximum length.
-        self.index = min(bucket(longest - 1) + 1, max(max_length, longest))
-        self.start = np.asarray(self.index - lengths, "int32")
-        self.limits = np.asarray(self.index + limits, "int32")
-        # The last token is never read, so that the cache has one slot less.
-        columns = bucket(int(self.limits.max()) - 1 + columns_to_spare) + 1
-        self.tokens = np.full((len(prompts), columns), _NO_TOKEN, "int32")
-        for row, prompt in enumerate(prompts):
-            self.tokens[row, self.start[row] : self.index] = prompt
-
-    def new_tokens(self, row: int, tokens: np.ndarray, ends: Sequence[int]) -> np.ndarray:
-        """Return the new tokens of a row, up to its end or its limit."""
-        new = tokens[self.index : self.limits[row]]
-        found = np.flatnonzero(np.isin(new, ends))
-        return new[: found[0] + 1] if len(found) else new
 
 
 def chooses_token_by_token(sampler: Any) -> bool:

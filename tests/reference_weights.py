@@ -66,13 +66,15 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.{role}.kernel"] = (d, heads, h)
             if full["attention_bias"]:
                 shapes[f"{name}.{role}.bias"] = (heads, h)
-            if own["qk_norm"] and role != "value":
+            if own["qk_norm"] and own["qk_norm_gain"] and role != "value":
                 if own["qk_norm_heads"] == "tied":
                     shapes[f"{name}.query_key_gain.scale"] = (heads, h)
                 elif own["qk_norm_heads"] == "separate":
                     shapes[f"{name}.{role}_norm.scale"] = (heads, h)
                 else:
                     norm(f"{name}.{role}_norm", heads * h if own["qk_norm_heads"] == "joint" else h)
+        if own["attention_sinks"]:
+            shapes[f"{name}.sinks.logits"] = (n,)
         shapes[f"{name}.output.kernel"] = (n, full["value_dim"], d)
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
@@ -252,12 +254,14 @@ def block_parameters(own: dict, attentions: int) -> int:
         "tied": inner,
         "joint": per_channel * (inner + outer),
     }[own["qk_norm_heads"]]
-    head_norms = head_norms if own["qk_norm"] else 0
+    head_norms = head_norms if own["qk_norm"] and own["qk_norm_gain"] else 0
+    sinks = own["num_heads"] if own["attention_sinks"] else 0
     left_out = 0 if own["attention_norm"] else norm
     attn = 2 * d * inner + 2 * d * outer + biases + head_norms
     if own["latent_dim"] is not None:
         attn = latent_parameters(own, per_channel) + own["num_heads"] * own["value_dim"] * d
         attn += d if own["attention_output_bias"] else 0
+    attn += sinks
     if own["mixer"] == "gated_delta":
         keys = own["delta_key_heads"] * own["delta_key_dim"]
         values = own["delta_value_heads"] * own["delta_value_dim"]

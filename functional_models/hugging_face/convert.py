@@ -25,8 +25,11 @@ from functional_models.hugging_face import (
     falcon,
     gpt,
     gpt_neo,
+    gpt_oss,
     llama,
+    llama4,
     olmo,
+    phi3,
     t5,
 )
 from functional_models.hugging_face.family import Family
@@ -53,8 +56,11 @@ FAMILIES: tuple[Family, ...] = (
     *gpt.FAMILIES,
     *gpt_neo.FAMILIES,
     *llama.FAMILIES,
+    *phi3.FAMILIES,
     *olmo.FAMILIES,
     *experts.FAMILIES,
+    *gpt_oss.FAMILIES,
+    *llama4.FAMILIES,
     *deepseek.FAMILIES,
     *falcon.FAMILIES,
     *bert.FAMILIES,
