@@ -362,6 +362,16 @@ CASES: dict[str, Case] = {
     "distilbert_base": ("DistilBertModel", {**DISTILBERT, "activation": "relu"}),
     "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 14}),
     "electra_base": ("ElectraModel", {**BERT, "embedding_size": 14, "layer_norm_eps": 0.03}),
+    "electra_small": ("ElectraForMaskedLM", {**BERT, "embedding_size": 11}),
+    "albert": ("AlbertForMaskedLM", {**BERT, "embedding_size": 11, "num_hidden_layers": 3}),
+    "albert_base": (
+        "AlbertModel",
+        {**BERT, "embedding_size": 11, "inner_group_num": 2, "hidden_act": "gelu"},
+    ),
+    "albert_untied": (
+        "AlbertForMaskedLM",
+        {**BERT, "embedding_size": 11, "num_hidden_groups": 2, "tie_word_embeddings": False},
+    ),
     "t5": ("T5ForConditionalGeneration", {**T5, "num_decoder_layers": 1}),
     "t5_gated": (
         "T5ForConditionalGeneration",

@@ -24,7 +24,7 @@ from golden_folders import pack, unpack
 
 LENGTHS, SOURCE_LENGTHS = (11, 7), (5, 13)
 CLOSE = 1e-5
-ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra")
+ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "Albert")
 
 
 def make_model(name: str) -> Any:
