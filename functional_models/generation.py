@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import keras
@@ -22,19 +22,14 @@ import builders
 from functional_models.checks import check_count
 from functional_models.compiled import LoopWeights, compiled, to_numpy, with_projections
 from functional_models.logit_processors import NEVER, only_end
+from functional_models.prompt_batch import NO_TOKEN, PromptBatch, bucket
 from functional_models.samplers import make_sampler
+from functional_models.token_rules import TokenRules, rules_of
 
-_NO_TOKEN = -1  # padding before the first token of a row
 _MAX_LOOPS = 8  # compiled loops that a generator keeps; each holds a graph
 _PIECE_SECONDS = 0.05  # approximate time between two pieces of a stream
 
 Tensor = Any
-
-
-def bucket(length: int) -> int:
-    """Round a length up to a multiple of 16, or of about a tenth of a longer length."""
-    step = max(16, 2 ** (length.bit_length() - 4))
-    return -(-length // step) * step
 
 
 def translation_limit(source_length: Any) -> Any:
@@ -101,16 +96,16 @@ class Generator:
             return [[row] for row in tokens]
         ends = (self._end_id, *stop_ids)
         # One more column than required, in which the end is certain; see `_search`.
-        batch = _Batch(prompts, limits, self._spec.max_sequence_length, columns_to_spare=1)
+        batch = PromptBatch(prompts, limits, self._spec.max_sequence_length, columns_to_spare=1)
         given = np.zeros(batch.tokens.shape, bool)
         given[:, : batch.index] = True
         if is_search(sampler):
             # Beam search needs no end there: it would count as a token of the sequence.
             given |= np.arange(given.shape[1]) >= batch.limits[:, None]
-            cache, _ = self._read(batch, source, whole_prompt=False)
+            cache, _ = self._read(batch, source, sampler, whole_prompt=False)
             hidden = np.zeros((len(prompts), 1, 1), "float32")  # not used
         else:
-            cache, read = self._read(batch, source, whole_prompt=True)
+            cache, read = self._read(batch, source, sampler, whole_prompt=True)
             hidden = self._hidden_states(batch, read)
         loop = self._loop(sampler, ends, self._search)
         weights = self._transposed(self._weights.values())
@@ -121,11 +116,11 @@ class Generator:
         found = found[:, None] if found.ndim == 2 else found  # (b, sequences, L)
         return [[batch.new_tokens(i, row, ends) for row in rows] for i, rows in enumerate(found)]
 
-    def _hidden_states(self, batch: _Batch, read: Tensor) -> np.ndarray:
+    def _hidden_states(self, batch: PromptBatch, read: Tensor) -> np.ndarray:
         """Return the hidden states of prompts (b, t, d) for contrastive search, (b, L, d)."""
         hidden = np.asarray(to_numpy(read), "float32")
         # Padding columns repeat the last state, so that they do not change the maximum similarity.
-        absent = batch.tokens[:, : batch.index, None] == _NO_TOKEN
+        absent = batch.tokens[:, : batch.index, None] == NO_TOKEN
         hidden = np.where(absent, hidden[:, -1:], hidden)
         return np.pad(hidden, ((0, 0), (0, batch.tokens.shape[1] - batch.index), (0, 0)))
 
@@ -155,12 +150,12 @@ class Generator:
             )
         ends = (self._end_id, *stop_ids)
         limits = np.broadcast_to(max_new_tokens, len(prompts))
-        batch = _Batch(prompts, limits, self._spec.max_sequence_length)
+        batch = PromptBatch(prompts, limits, self._spec.max_sequence_length)
         return self._streamed(batch, sampler, source, ends, pieces, _values(sampler.variables))
 
     def _streamed(
         self,
-        batch: _Batch,
+        batch: PromptBatch,
         sampler: Any,
         source: np.ndarray | None,
         ends: tuple[int, ...],
@@ -168,7 +163,7 @@ class Generator:
         seeds: list[np.ndarray],
     ) -> Iterator[list[np.ndarray]]:
         """Yield as `stream`; the draws start from `seeds`."""
-        cache, _ = self._read(batch, source, whole_prompt=False)
+        cache, _ = self._read(batch, source, sampler, whole_prompt=False)
         loop = self._loop(sampler, (), self._continue)
         tokens: Any = batch.tokens
         index, end, done = batch.index, int(batch.limits.max()), np.zeros(len(tokens), bool)
@@ -226,6 +221,9 @@ class Generator:
             ValueError: as `make_sampler`, or more beams or choices than tokens.
         """
         made = make_sampler(sampler, seed=seed, **options)  # also checks the options
+        if self._spec.kind == "decoder_only":
+            for name, value in rules_of(made).of_source.items():
+                raise ValueError(f"{name}={value!r}: a language model has no source; leave it out")
         if k := options.get("k", getattr(made, "k", None)):
             check_count("k", k, most=self._vocabulary_size)
         if sampler == "beam":
@@ -261,11 +259,12 @@ class Generator:
         return compiled(self._weights.transposed)
 
     def _read(
-        self, batch: _Batch, source: np.ndarray | None, *, whole_prompt: bool
+        self, batch: PromptBatch, source: np.ndarray | None, sampler: Any, *, whole_prompt: bool
     ) -> tuple[dict[str, Any], Tensor]:
         """Read prompts, without their last token unless `whole_prompt`, into a cache.
 
-        Returns the cache, and the hidden states (b, t, d) of the tokens read.
+        Returns the cache, with what the rules of the sampler need, and the hidden states (b, t, d)
+        of the tokens read.
         """
         number = batch.index if whole_prompt else batch.index - 1
         # Its shape is the number of slots; the last token of all is never read.
@@ -273,7 +272,10 @@ class Generator:
         tokens = np.maximum(batch.tokens[:, :number], 0)
         sources = () if source is None else (source,)
         cache, hidden = self._prefill(self._weights.values(), slots, tokens, batch.start, *sources)
-        return {"model": cache, "start": batch.start, "limit": batch.limits}, hidden
+        first = np.full(len(batch.tokens), batch.index, "int32")
+        rules = rules_of(sampler).arrays(first, source, self._spec.pad_token_id)
+        state = {"model": cache, "start": batch.start, "limit": batch.limits, "rules": rules}
+        return state, hidden
 
     @cached_property
     def _prefill(self) -> Callable[..., Any]:
@@ -336,11 +338,13 @@ class Generator:
             until: Tensor,
             stops: Tensor,
         ) -> Any:
+            next_logits = partial(self._next, weights, rules_of(sampler), stops)
+
             def has_more(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Tensor:
                 return ops.logical_and(index < until, ops.logical_not(ops.all(done)))
 
             def step(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Any:
-                logits, _, cache = self._next(weights, tokens, with_rows(cache), index)
+                logits, _, cache = next_logits(tokens, with_rows(cache), index)
                 logits = process(logits, tokens, index)
                 if is_greedy:
                     token = _greatest(logits)
@@ -383,9 +387,11 @@ class Generator:
             hidden: Tensor,
             counted: Tensor,
         ) -> Tensor:
+            next_logits = partial(self._next, weights, rules_of(sampler), np.array(ends, "int32"))
+
             def next_or_end(tokens: Tensor, cache: Any, index: Tensor) -> Any:
                 """Set the probability of the end to 1 where a row has reached its limit."""
-                logits, hidden, cache = self._next(weights, tokens, cache, index)
+                logits, hidden, cache = next_logits(tokens, cache, index)
                 full = ops.greater_equal(index, cache["limit"])
                 return only_end(logits, full, self._end_id), hidden, cache
 
@@ -402,8 +408,16 @@ class Generator:
 
         return run
 
-    def _next(self, weights: Any, tokens: Tensor, cache: Any, index: Tensor) -> Any:
-        """Read the token at `index` - 1; the signature is that of samplers.
+    def _next(
+        self,
+        weights: Any,
+        rules: TokenRules,
+        ends: Tensor,
+        tokens: Tensor,
+        cache: Any,
+        index: Tensor,
+    ) -> Any:
+        """Read the token at `index` - 1; the last arguments are those of samplers.
 
         tokens (b, L) -> logits (b, v), hidden states (b, d), updated cache.
         """
@@ -417,6 +431,7 @@ class Generator:
         with self._weights.step_scope(weights):
             read = self._step(inputs, training=False)
         logits = ops.cast(read["logits"][:, 0], "float32")
+        logits = rules.apply(logits, tokens, index, cache["rules"], ends)
         if self._vocabulary_size < logits.shape[-1]:
             is_token = ops.arange(logits.shape[-1]) < self._vocabulary_size
             logits = ops.where(is_token, logits, NEVER)
@@ -429,42 +444,6 @@ class Generator:
             logits = only_end(logits, last, self._end_id)
         hidden = ops.cast(read["hidden"][:, 0], "float32")
         return logits, hidden, {**cache, "model": read["cache"]}
-
-
-class _Batch:
-    """Prompts as an array, padded on the left, with columns for new tokens.
-
-    Attributes:
-        tokens: int (b, L); `_NO_TOKEN` before a row's start.
-        start: int (b,), the column of each row's first token.
-        index: first column after the prompts.
-        limits: int (b,), the first column after the maximum length of each row.
-    """
-
-    def __init__(
-        self,
-        prompts: Sequence[np.ndarray],
-        limits: np.ndarray,
-        max_length: int,
-        columns_to_spare: int = 0,
-    ) -> None:
-        lengths = np.array([len(prompt) for prompt in prompts], "int32")
-        longest = int(lengths.max())
-        # The tokens read in one pass fill a bucket, or the maximum length.
-        self.index = min(bucket(longest - 1) + 1, max(max_length, longest))
-        self.start = np.asarray(self.index - lengths, "int32")
-        self.limits = np.asarray(self.index + limits, "int32")
-        # The last token is never read, so that the cache has one slot less.
-        columns = bucket(int(self.limits.max()) - 1 + columns_to_spare) + 1
-        self.tokens = np.full((len(prompts), columns), _NO_TOKEN, "int32")
-        for row, prompt in enumerate(prompts):
-            self.tokens[row, self.start[row] : self.index] = prompt
-
-    def new_tokens(self, row: int, tokens: np.ndarray, ends: Sequence[int]) -> np.ndarray:
-        """Return the new tokens of a row, up to its end or its limit."""
-        new = tokens[self.index : self.limits[row]]
-        found = np.flatnonzero(np.isin(new, ends))
-        return new[: found[0] + 1] if len(found) else new
 
 
 def chooses_token_by_token(sampler: Any) -> bool:

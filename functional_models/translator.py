@@ -16,7 +16,8 @@ from functional_models.batches import PairBatches, padded_rows
 from functional_models.checks import check_count
 from functional_models.corpora import ParallelCorpus
 from functional_models.corpora.stored import StoredPairs
-from functional_models.generation import bucket, translation_limit
+from functional_models.generation import translation_limit
+from functional_models.prompt_batch import bucket
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, Generated, TextModel
@@ -219,8 +220,9 @@ class Translator(TextModel):
             return_attention: return pairs of a translation and its `AttentionMaps`.
             progress: show a progress bar on a terminal if there are several batches.
             sampler_options: `temperature`, `k`, `p`, `alpha`, `num_beams`, `num_return_sequences`,
-                `length_penalty`, `length_offset`, `early_stopping`, `repetition_penalty`, `min_p`,
-                `seed`; see `make_sampler`.
+                `length_penalty`, `length_offset`, `early_stopping`, `repetition_penalty`,
+                `no_repeat_ngram_size`, `min_new_tokens`, `encoder_no_repeat_ngram_size`,
+                `encoder_repetition_penalty`, `min_p`, `seed`; see `make_sampler`.
 
         Returns:
             The translation of each sentence, as a text or a `Generated`; with

@@ -14,7 +14,8 @@ from small_models import as_array, dtype_policy_scope, logits_of, random_model, 
 
 from builders import build_decode_step, empty_cache
 from functional_models import compiled, generation
-from functional_models.generation import Generator, bucket
+from functional_models.generation import Generator
+from functional_models.prompt_batch import bucket
 
 END = 1
 ROOM = 23  # max_sequence_length

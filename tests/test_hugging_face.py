@@ -118,6 +118,7 @@ def other_value(key: str, config: dict[str, Any]) -> Any:
 
 
 WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers")
+PERIODS = ("sliding_window_pattern", "no_rope_layer_interval")  # of blocks that are listed
 
 
 def has_effect(key: str, config: dict[str, Any]) -> bool:
@@ -126,6 +127,12 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
         return config.get("pad_token_id") is not None
     if key == "original_max_position_embeddings":  # of scalings, which these cases do not have
         return False
+    if key in PERIODS and (config.get("layer_types") or config.get("no_rope_layers")):
+        return False
+    if key == "local_attention":
+        return config["global_attn_every_n_layers"] > 1
+    if key == "classifier_activation":
+        return config["architectures"] == ["ModernBertForMaskedLM"]
     if key == "transformers_version":
         return config["tie_word_embeddings"]
     if key == "_remove_final_layer_norm":

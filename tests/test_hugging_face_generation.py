@@ -52,8 +52,13 @@ def generated(
 ) -> list[list[list[int]]]:
     """Return the new tokens of every sequence of every row, as `generate` with the settings."""
     rows, spec = entry["rows"], generator._spec
-    beams = {"length_penalty": 1.0, "early_stopping": False, **settings} if settings else {}
-    sampler = generator.sampler("beam" if beams else "greedy", **beams)
+    # Beams have normalized probabilities here.
+    options = {key: value for key, value in settings.items() if key != "renormalize_logits"}
+    if "min_length" in options:  # the start counts there
+        options["min_new_tokens"] = options.pop("min_length") - len(entry["start"])
+    if "num_beams" in options:
+        options = {"length_penalty": 1.0, "early_stopping": False, **options}
+    sampler = generator.sampler("beam" if "num_beams" in options else "greedy", **options)
     if spec.kind == "decoder_only":
         prompts = [np.array(row) for row in rows]
         found = generator(prompts, sampler, max_new_tokens=NEW)
@@ -111,8 +116,13 @@ def warnings_of(settings: Mapping[str, Any], end: int | None = 2) -> list[str]:
         ),
         (
             {"num_beams": 4, "length_penalty": 2.0, "no_repeat_ngram_size": 3, "min_length": 56},
-            "num_beams=4, length_penalty=2.0 can be given to generate; no_repeat_ngram_size=3, "
-            "min_length=56 are not supported",
+            "num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3, min_length=56 (as "
+            "min_new_tokens) can be given to generate",
+        ),
+        (
+            {"num_beam_groups": 2, "num_beams": 2, "diversity_penalty": 0.5},
+            "num_beams=2 can be given to generate; num_beam_groups=2, diversity_penalty=0.5 are "
+            "not supported",
         ),
         ({"bad_words_ids": [[5], [3, 4]]}, "bad_words_ids of several tokens is not supported"),
         ({"forced_eos_token_id": 7}, "forced_eos_token_id=7 is not supported"),

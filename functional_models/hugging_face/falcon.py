@@ -167,11 +167,11 @@ _FALCON = Family(
 # GPT-J and Phi ----------------------------------------------------------------------------------
 
 
-def _halves(array: np.ndarray, spec: TransformerSpec) -> np.ndarray:
+def pairs_apart(array: np.ndarray, spec: TransformerSpec) -> np.ndarray:
     """Return queries or keys whose pairs of rotated channels are r/2 apart, not side by side."""
     rotated = np.arange(spec.rotary_dim)
     order = [*rotated[::2], *rotated[1::2], *range(spec.rotary_dim, spec.head_dim)]
-    by_head = array.reshape(spec.num_heads, spec.head_dim, *array.shape[1:])
+    by_head = array.reshape(-1, spec.head_dim, *array.shape[1:])
     return by_head[:, order].reshape(array.shape)
 
 
@@ -221,8 +221,8 @@ _GPTJ = Family(
     layers={
         "decoder.token_embedding": "wte",
         f"{_BLOCK}.norm": f"{_H}.ln_1",
-        f"{_BLOCK}.self_attention.query": Place(f"{_H}.attn.q_proj.weight", part=_halves),
-        f"{_BLOCK}.self_attention.key": Place(f"{_H}.attn.k_proj.weight", part=_halves),
+        f"{_BLOCK}.self_attention.query": Place(f"{_H}.attn.q_proj.weight", part=pairs_apart),
+        f"{_BLOCK}.self_attention.key": Place(f"{_H}.attn.k_proj.weight", part=pairs_apart),
         f"{_BLOCK}.self_attention.value": f"{_H}.attn.v_proj",
         f"{_BLOCK}.self_attention.output": f"{_H}.attn.out_proj",
         f"{_BLOCK}.feedforward.up": f"{_H}.mlp.fc_in",

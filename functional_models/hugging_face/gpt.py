@@ -46,10 +46,15 @@ def of_each_head(number: int) -> Callable[[np.ndarray, TransformerSpec], np.ndar
 _ROLES = ("query", "key", "value")
 
 
-def fused(name: str, part: Callable[[int], Any], inputs_first: bool = False) -> dict[str, Place]:
+def fused(
+    name: str,
+    part: Callable[[int], Any],
+    inputs_first: bool = False,
+    block: str = "decoder.block_{i}",
+) -> dict[str, Place]:
     """Return the layers of fused projections of queries, keys and values."""
     return {
-        f"{_BLOCK}.self_attention.{role}": Place(
+        f"{block}.self_attention.{role}": Place(
             f"{name}.weight", f"{name}.bias", part(number), inputs_first
         )
         for number, role in enumerate(_ROLES)

@@ -7,16 +7,16 @@ from typing import Any
 from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
-from functional_models.hugging_face.family import NEEDS_TIED, Family
-from functional_models.hugging_face.gpt import CAUSAL_MASK
-from functional_models.hugging_face.rules import (
-    DECODER_PADDING,
+from functional_models.hugging_face.block_types import (
     FULL,
     SLIDING,
-    activation,
     window_fields,
     written_layer_types,
+    written_window,
 )
+from functional_models.hugging_face.family import NEEDS_TIED, Family
+from functional_models.hugging_face.gpt import CAUSAL_MASK
+from functional_models.hugging_face.rules import DECODER_PADDING, activation
 from functional_models.hugging_face.silent import CLASSIFIER
 
 _TYPES = {"global": FULL, "local": SLIDING}
@@ -43,7 +43,7 @@ def _windows(config: Config) -> dict[str, Any]:
 def _written_windows(spec: TransformerSpec) -> dict[str, Any]:
     names = {kind: name for name, kind in _TYPES.items()}
     types = [names[kind] for kind in written_layer_types(spec)]
-    return {"attention_types": [[types, 1]], "window_size": spec.attention_window or 256}
+    return {"attention_types": [[types, 1]], "window_size": written_window(spec, 256)}
 
 
 FAMILIES: tuple[Family, ...] = (

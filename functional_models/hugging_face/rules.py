@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from builders import TransformerSpec
@@ -175,47 +175,35 @@ def head_width(config: Config) -> int:
 
 
 def rotary(
-    base: float = 10_000.0,
+    base: float | None = 10_000.0,
     share: float = 1.0,
     bases: tuple[str, ...] = ("rope_theta",),
     shares: tuple[str, ...] = ("partial_rotary_factor",),
+    kind: str = "rope_type",
 ) -> Rule:
     """Return the rule of rotary positions.
 
     Transformers 4 has `rope_scaling` and single keys, transformers 5 has `rope_parameters`.
 
     Args:
-        base: base where no key has it.
+        base: base where no key has it; `None`: a key must.
         share: share of the channels of a head that are rotated, where no key has it.
         bases: keys of the base, which must agree.
         shares: keys of the share.
+        kind: key of the type of a scaling, where it is written.
     """
 
     def read(config: Config) -> dict[str, Any]:
         name, given = _rope(config)
-        kinds = {given.pop("rope_type", None), given.pop("type", None)} - {None}
-        if len(kinds) > 1:
-            raise ValueError(f"{name} has two types, {' and '.join(sorted(map(str, kinds)))}")
-        kind = next(iter(kinds), "default")
-        if kind not in _SCALINGS:
-            raise ValueError(
-                f"{name} has rope_type={kind!r}: no rotary_scaling of a spec; allowed: "
-                f"{', '.join(_SCALINGS)}"
-            )
         fraction = _agreed(config, given, shares, share)
-        fields: dict[str, Any] = {
+        return {
             "rotary_base": _agreed(config, given, bases, base),
-            "rotary_scaling": "none" if kind == "default" else kind,
+            **({} if fraction == 1 else {"rotary_dim": int(head_width(config) * fraction)}),
+            **rotary_scaling(name, given),
         }
-        if fraction != 1:
-            fields["rotary_dim"] = int(head_width(config) * fraction)
-        return fields | _scaling_fields(name, kind, given)
 
     def write(spec: TransformerSpec) -> dict[str, Any]:
-        names = _SCALINGS.get(spec.rotary_scaling, {})
-        scaling = {key: getattr(spec, name) for key, name in names.items()}
-        kind = {"rope_type": spec.rotary_scaling}
-        keys = {bases[-1]: spec.rotary_base, "rope_scaling": {**kind, **scaling} if names else None}
+        keys = {bases[-1]: spec.rotary_base, "rope_scaling": written_scaling(spec, kind)}
         fraction = spec.rotary_dim / spec.head_dim
         return keys if fraction == share == 1 else {**keys, shares[-1]: fraction}
 
@@ -223,8 +211,36 @@ def rotary(
     return Rule((), read, write, optional)
 
 
+def written_scaling(spec: TransformerSpec, kind: str = "rope_type") -> dict[str, Any] | None:
+    """Return the settings of the rotary scaling of a spec, if it has one; `kind` names its type."""
+    names = _SCALINGS.get(spec.rotary_scaling)
+    if not names:
+        return None
+    scaling = {key: getattr(spec, name) for key, name in names.items()}
+    return {kind: spec.rotary_scaling, **scaling}
+
+
+def rotary_scaling(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a scaling from its settings, which must all be known.
+
+    Args:
+        name: the key of the settings.
+        given: the settings, without base and share.
+    """
+    kinds = {given.pop("rope_type", None), given.pop("type", None)} - {None}
+    if len(kinds) > 1:
+        raise ValueError(f"{name} has two types, {' and '.join(sorted(map(str, kinds)))}")
+    kind = next(iter(kinds), "default")
+    if kind not in _SCALINGS:
+        raise ValueError(
+            f"{name} has rope_type={kind!r}: no rotary_scaling of a spec; allowed: "
+            f"{', '.join(_SCALINGS)}"
+        )
+    scaling = "none" if kind == "default" else kind
+    return {"rotary_scaling": scaling, **_scaling_fields(name, kind, given)}
+
+
 def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a scaling from its settings, which must all be known."""
     if kind == "yarn":
         _check_yarn(name, given)
         given = {**_YARN_DEFAULTS, **{k: v for k, v in given.items() if v is not None}}
@@ -246,6 +262,10 @@ def _agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], defaul
     if len(found) > 1:
         shown = " and ".join(map(repr, found))
         raise ValueError(f"{keys[0]}={shown}: given with two values; remove one of them")
+    if not found and default is None:
+        raise ValueError(
+            f"{keys[0]} is missing, and versions of transformers disagree on its default; give it"
+        )
     return found[0] if found else default
 
 
@@ -284,59 +304,3 @@ def _check_yarn(name: str, given: dict[str, Any]) -> None:
 
 def _magnitude(factor: float, scale: float) -> float:
     return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
-
-
-# Windows ----------------------------------------------------------------------------------------
-
-FULL, SLIDING = "full_attention", "sliding_attention"
-
-
-def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
-    """Return the fields of the windows of blocks.
-
-    Args:
-        types: `full_attention` or `sliding_attention` for each block.
-        window: keys that a sliding block attends to.
-
-    Raises:
-        ValueError: another type, or no window for a sliding block.
-    """
-    if unknown := set(types) - {FULL, SLIDING}:
-        raise ValueError(f"layer_types has {sorted(unknown)[0]!r}; allowed: {FULL}, {SLIDING}")
-    if SLIDING not in types:
-        return {}
-    if window is None:
-        raise ValueError(f"layer_types has {SLIDING!r}, but sliding_window is null")
-    full: dict[str, Any] = {"attention_window": None}
-    return {
-        "attention_window": window,
-        "block_overrides": block_pattern([full if kind == FULL else {} for kind in types]),
-    }
-
-
-def block_pattern(overrides: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    """Return the shortest pattern whose repetition has these overrides of all blocks."""
-    number = len(overrides)
-    period = next(
-        size
-        for size in range(1, number + 1)
-        if all(overrides[i] == overrides[i % size] for i in range(number))
-    )
-    pattern = tuple(overrides[:period])
-    return pattern if any(pattern) else ()
-
-
-def written_layer_types(spec: TransformerSpec) -> list[str]:
-    """Return the types of the blocks of a spec."""
-    return [FULL if window is None else SLIDING for window in spec.windows]
-
-
-def check_layer_types(types: Any, blocks: int) -> Sequence[str]:
-    """Return the types of blocks, which must be one for each.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if not isinstance(types, list) or len(types) != blocks:
-        raise ValueError(f"layer_types={types!r}: must be a list of one type for {blocks} blocks")
-    return types

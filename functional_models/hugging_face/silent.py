@@ -12,6 +12,7 @@ ORIGIN = "says where the model comes from, or what wrote it"
 RETURNS = "chooses what PyTorch returns"
 TRAINING = "of training only, or of new weights"
 EXECUTION = "chooses how the same numbers are computed or stored"
+NOT_READ = "not read by transformers"
 CLASSIFIER = "of the head of a classifier, and classifiers are refused"
 
 SILENT: Mapping[str, str] = {
