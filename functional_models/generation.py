@@ -387,7 +387,12 @@ class Generator:
             hidden: Tensor,
             counted: Tensor,
         ) -> Tensor:
-            next_logits = partial(self._next, weights, rules_of(sampler), np.array(ends, "int32"))
+            stops = np.array(ends, "int32")
+            # In the search of Hugging Face, penalties are of log-probabilities.
+            normalized = is_search(sampler) and hasattr(sampler, "process")
+            next_logits = partial(
+                self._next, weights, rules_of(sampler), stops, normalized=normalized
+            )
 
             def next_or_end(tokens: Tensor, cache: Any, index: Tensor) -> Any:
                 """Set the probability of the end to 1 where a row has reached its limit."""
@@ -416,10 +421,12 @@ class Generator:
         tokens: Tensor,
         cache: Any,
         index: Tensor,
+        normalized: bool = False,
     ) -> Any:
-        """Read the token at `index` - 1; the last arguments are those of samplers.
+        """Read the token at `index` - 1; `tokens`, `cache` and `index` are those of samplers.
 
-        tokens (b, L) -> logits (b, v), hidden states (b, d), updated cache.
+        tokens (b, L) -> logits (b, v), hidden states (b, d), updated cache. If they are to be
+        `normalized`, the logits are log-probabilities before rules and other conditions.
         """
         last = ops.slice(tokens, (0, index - 1), (tokens.shape[0], 1))
         inputs = {
@@ -431,6 +438,7 @@ class Generator:
         with self._weights.step_scope(weights):
             read = self._step(inputs, training=False)
         logits = ops.cast(read["logits"][:, 0], "float32")
+        logits = ops.log_softmax(logits, axis=-1) if normalized else logits
         logits = rules.apply(logits, tokens, index, cache["rules"], ends)
         if self._vocabulary_size < logits.shape[-1]:
             is_token = ops.arange(logits.shape[-1]) < self._vocabulary_size

@@ -89,7 +89,12 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma3, full": (
         "Gemma3",
-        {**GEMMA3, "use_query_key_norm": False, "final_logit_soft_cap": 2.5},
+        {
+            **GEMMA3,
+            "use_query_key_norm": False,
+            "attention_logit_soft_cap": 1.5,
+            "final_logit_soft_cap": 2.5,
+        },
     ),
     "smollm3": (
         "SmolLM3",

@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,15 +36,18 @@ ENTRIES: dict[str, dict[str, Any]] = json.loads(
 NEW = 7
 
 
-def generator_of(model: Any, entry: Mapping[str, Any]) -> Generator:
-    """Return the generator of a model with the settings that all calls have."""
-    end = entry["common"]["eos_token_id"]
+def generator_of(
+    model: Any, entry: Mapping[str, Any], settings: Mapping[str, Any] = MappingProxyType({})
+) -> Generator:
+    """Return the generator of a model with the settings that all calls have, and more."""
+    common = {**entry["common"], **settings}
+    end = common["eos_token_id"]
     return Generator(
         model.model,
         model.spec,
         end_id=end,
-        suppressed=suppressed_tokens(entry["common"]),
-        forces_end=forces_end(entry["common"], end),
+        suppressed=suppressed_tokens(common),
+        forces_end=forces_end(common, end),
     )
 
 
@@ -52,8 +56,9 @@ def generated(
 ) -> list[list[list[int]]]:
     """Return the new tokens of every sequence of every row, as `generate` with the settings."""
     rows, spec = entry["rows"], generator._spec
-    # Beams have normalized probabilities here.
-    options = {key: value for key, value in settings.items() if key != "renormalize_logits"}
+    # Beams have normalized probabilities here, and the generator has suppressed tokens.
+    others = ("renormalize_logits", "suppress_tokens")
+    options = {key: value for key, value in settings.items() if key not in others}
     if "min_length" in options:  # the start counts there
         options["min_new_tokens"] = options.pop("min_length") - len(entry["start"])
     if "num_beams" in options:
@@ -85,7 +90,7 @@ QUICK = (("gpt2", 0), ("gpt2", 1), ("llama", 1), ("bart", 3), ("t5", 1), ("maria
 def test_the_tokens_are_those_of_transformers(name: str, number: int, uncompiled: None) -> None:
     entry = ENTRIES[name]
     case = entry["cases"][number]
-    generator = generator_of(read(GOLDEN / name), entry)
+    generator = generator_of(read(GOLDEN / name), entry, case["settings"])
     assert generated(generator, entry, case["settings"]) == case["new"]
 
 

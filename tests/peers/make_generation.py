@@ -38,13 +38,14 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True, "num_return_sequences": 2},
     {"num_beams": 3, "length_penalty": 0.6, "early_stopping": "never"},
     {"no_repeat_ngram_size": 2, "min_new_tokens": 5},
-    {"num_beams": 3, "no_repeat_ngram_size": 1, "min_new_tokens": 4, "renormalize_logits": True},
+    {"num_beams": 3, "no_repeat_ngram_size": 2, "min_new_tokens": 4, "renormalize_logits": True},
 )
-# A repetition penalty is of padding too, which prompts have before and targets have not.
+# A repetition penalty there is of padding too, which prompts have before and sources after them;
+# and in a search, that of sources is of the wrong rows.
 OF_SOURCES: tuple[dict[str, Any], ...] = (
     {"repetition_penalty": 1.7, "encoder_no_repeat_ngram_size": 1, "min_length": 5},
-    {"encoder_repetition_penalty": 2.3, "encoder_no_repeat_ngram_size": 2},
-    {"num_beams": 3, "encoder_repetition_penalty": 0.4, "repetition_penalty": 1.3}
+    {"encoder_repetition_penalty": 2.3, "encoder_no_repeat_ngram_size": 2, "suppress_tokens": [0]},
+    {"num_beams": 3, "encoder_no_repeat_ngram_size": 2, "repetition_penalty": 1.3}
     | {"no_repeat_ngram_size": 2, "renormalize_logits": True},
 )
 NEW, LENGTHS = 7, (5, 3, 1, 8)
