@@ -1,5 +1,6 @@
 """Comparisons: equal budgets, machine-readable results, and no repeated training."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -337,6 +338,21 @@ def test_settings_are_compared_at_their_best_rates():
     assert study.sensitivity("pre", 5.0) == pytest.approx((1.55 + 1.1) / 2 - 1.1)
     assert study.sensitivity("post", 5.0) == pytest.approx((1.75 + 5.0) / 2 - 1.75)
     assert any("the end of the grid" in sentence for sentence in study.verdict)
+
+
+def test_nothing_is_said_of_learning_rates_whose_runs_have_not_ended():
+    rates = ("pre, learning_rate=0.001", "pre, learning_rate=0.01")
+    others = ("post, learning_rate=0.001", "post, learning_rate=0.01")
+    study = study_of({key: {0: 1.5} for key in (*rates, *others)}, learning_rates=[0.001, 0.01])
+    ended = {run.key: study.outcomes[run.key] for run in study.runs if run.setting == rates[1]}
+    partial = dataclasses.replace(study, outcomes=ended)
+    assert partial.sensitivity("pre", 5.0) is None
+    said = [sentence for sentence in partial.verdict if sentence.startswith(("pre:", "post:"))]
+    (about,) = said  # nothing of post, of which nothing was trained
+    assert about.startswith("pre: the best so far by validation loss is 0.01, the end of the grid")
+    assert about.endswith("; 1 run of its learning rates left to train.")
+    diverged = study_of({key: {0: float("nan")} for key in rates}, learning_rates=[0.001, 0.01])
+    assert "pre: all 2 learning rates have runs without a result." in diverged.verdict
 
 
 def test_tables_are_aligned_and_show_goals_that_were_not_reached():

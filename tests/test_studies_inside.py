@@ -179,7 +179,7 @@ def test_updates_are_relative_to_the_kernels():
 
 def test_losses_by_position_and_by_class_add_up_to_the_mean():
     model, found, _ = translator()
-    inputs, labels, weights = sample_of("encoder_decoder").of_losses
+    inputs, labels, weights = sample_of("encoder_decoder").batch
     whole = float(keras.ops.convert_to_numpy(TokenCrossEntropy()(labels, model(inputs), weights)))
     for quantity in ("position_loss", "class_loss"):
         rows = [one for (name, _), one in found.items() if name == quantity]

@@ -103,6 +103,10 @@ class Study:
         runs = [run for run in self.runs if run.setting == setting and run.key in self.outcomes]
         return [(run, self.outcomes[run.key]) for run in runs]
 
+    def missing(self, setting: str) -> int:
+        """Return how many runs of a setting have not ended."""
+        return sum(run.setting == setting and run.key not in self.outcomes for run in self.runs)
+
     def values(self, setting: str, metric: str) -> dict[int, float]:
         """Return a measurement of the finished runs of a setting, by seed."""
         found = {
@@ -137,6 +141,10 @@ class Study:
         if len(values) < len(self.of(setting.name)) or not values:
             return math.inf
         return statistics.fmean(values.values())
+
+    def is_measured(self, setting: Setting) -> bool:
+        """Return whether a setting has runs that ended, all of them finished."""
+        return math.isfinite(self._validation_loss(setting))
 
     @cached_property
     def reference(self) -> Setting:
@@ -190,13 +198,16 @@ class Study:
         """Return the sensitivity of a setting to the learning rate (Wortsman et al. 2023, eq. 1).
 
         It is the mean over the rates of the loss above that of the best rate, where no loss counts
-        for more than that of an untrained model.
+        for more than that of an untrained model, which is also the loss of a rate with a run that
+        diverged or failed. None if a run has not ended.
 
         Args:
             group: The setting without its rate.
             largest_loss: The loss of an untrained model, the logarithm of the vocabulary size.
         """
         rates = [setting for setting in self.settings if setting.of == group]
+        if any(self.missing(setting.name) for setting in rates):
+            return None
         losses = []
         for setting in rates:
             found = self.summary(setting.name, _LOSS)
@@ -370,18 +381,27 @@ def _problems(study: Study) -> Iterator[str]:
 
 
 def _rates(study: Study) -> Iterator[str]:
+    """Yield the best learning rate of each setting, as far as its runs have ended."""
     groups = dict.fromkeys(setting.of for setting in study.settings if setting.of)
     for group in groups:
         rates = [setting for setting in study.settings if setting.of == group]
         best = next(setting for setting in study.compared if setting.of == group)
-        number = study.sensitivity(group, math.log(best.spec.vocabulary_size))
+        missing = sum(study.missing(setting.name) for setting in rates)
+        if not study.is_measured(best):
+            if not missing:
+                yield f"{group}: all {len(rates)} learning rates have runs without a result."
+            continue
+        ordered = sorted(rates, key=lambda setting: setting.recipe.learning_rate or 0)
         edge = ""
-        if len(rates) > 1:
-            ordered = sorted(rates, key=lambda setting: setting.recipe.learning_rate or 0)
-            if best in (ordered[0], ordered[-1]):
-                edge = ", the end of the grid, so a better one may lie beyond"
+        if len(rates) > 1 and best in (ordered[0], ordered[-1]):
+            edge = ", the end of the grid, so a better one may lie beyond"
+        rate = f"{best.recipe.learning_rate:g}{edge}"
+        if missing:
+            left = f"{missing} run{'s' * (missing != 1)} of its learning rates left to train"
+            yield f"{group}: the best so far by validation loss is {rate}; {left}."
+            continue
+        number = study.sensitivity(group, math.log(best.spec.vocabulary_size))
         yield (
-            f"{group}: the best of {len(rates)} learning rates by validation loss is "
-            f"{best.recipe.learning_rate:g}{edge}; sensitivity {number:.4f} nats (Wortsman et al. "
-            "2023)."
+            f"{group}: the best of {len(rates)} learning rates by validation loss is {rate}; "
+            f"sensitivity {number:.4f} nats (Wortsman et al. 2023)."
         )

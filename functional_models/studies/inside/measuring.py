@@ -87,7 +87,7 @@ class Meter:
             *_gradients(self.model, execution, self.places, counts, labels, weights),
             *_attention(execution, attention, self.places, counts),
             *_units(execution, self.places, counts),
-            *token_losses(self.model, self.sample),
+            *_token_losses(execution, self.sample),
         ]
 
 
@@ -255,10 +255,10 @@ def kernels(model: keras.Model) -> dict[str, np.ndarray]:
     }
 
 
-def token_losses(model: keras.Model, sample: Sample) -> Iterator[Measured]:
+def _token_losses(execution: Execution, sample: Sample) -> Iterator[Measured]:
     """Yield the loss in nats of held-out tokens: by position, and by class of the token."""
-    inputs, labels, weights = sample.of_losses
-    logits = ops.cast(model(inputs, training=False), "float32")
+    _, labels, weights = sample.batch
+    logits = ops.cast(execution.values[execution.graph.outputs[0]], "float32")
     losses = as_array(ops.sparse_categorical_crossentropy(labels, logits, from_logits=True))
     groups = position_groups(losses.shape[-1])
     position = np.broadcast_to(np.arange(losses.shape[-1]) + 1, losses.shape)
