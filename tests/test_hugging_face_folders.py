@@ -198,7 +198,7 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_left_out(copy: Callable[..
 
 def copy_of_whole(copy: Callable[..., Path], **keys: Any) -> Path:
     """Copy Gemma 3 as the language model of a model of texts and images."""
-    text = json.loads((GOLDEN / "gemma3_text" / "config.json").read_text())
+    text = json.loads((GOLDEN / "gemma3_text_options" / "config.json").read_text())
 
     def rename(tensors: Tensors) -> None:
         for name in list(tensors):
@@ -209,7 +209,7 @@ def copy_of_whole(copy: Callable[..., Path], **keys: Any) -> Path:
         **{"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]},
         **{"text_config": text, "vision_config": {"hidden_size": 3}, "image_token_index": 30},
     }
-    folder = copy("gemma3_text", rename)
+    folder = copy("gemma3_text_options", rename)
     (folder / "config.json").write_text(json.dumps({**whole, **keys}))
     return folder
 
@@ -218,7 +218,7 @@ def test_the_language_model_of_a_model_of_images_is_read(copy: Callable[..., Pat
     folder = copy_of_whole(copy)
     with pytest.warns(UserWarning, match=r"1 tensors of images are left out, such as vision_tower"):
         model = read(folder)
-    assert_same_weights(model, read(GOLDEN / "gemma3_text"))
+    assert_same_weights(model, read(GOLDEN / "gemma3_text_options"))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,11 @@ def test_the_language_model_of_a_model_of_images_is_read(copy: Callable[..., Pat
         ({"bonus": 3}, "bonus=3 has an unknown meaning in gemma3"),
         ({"architectures": ["Gemma3Model"]}, r"architectures=\['Gemma3Model'\]: must be"),
         ({"text_config": None}, "text_config=None: must have the configuration of the language"),
-        ({"tie_word_embeddings": False}, r"the tensor lm_head.weight is missing"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings=True, and False in text_config"),
+        (
+            {"text_config": {"final_logit_softcapping": 2.5}},
+            "final_logit_softcapping=2.5 in text_config: must be None",
+        ),
         ({"quantization_config": {"bits": 4}}, "quantization_config=.*: must be None"),
         ({"model_type": "lava"}, "model_type='lava' has a text_config: it is a model of more than"),
     ],

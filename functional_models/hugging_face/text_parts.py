@@ -26,6 +26,7 @@ class TextPart:
         names: start of the names of its tensors -> start in a folder of its own.
         left_out: starts of the names of other tensors.
         silent: keys of the whole model that say nothing about the language model.
+        unused: keys of the language model that the whole one does not use, and their value then.
     """
 
     whole: str
@@ -33,6 +34,7 @@ class TextPart:
     names: Mapping[str, str]
     left_out: tuple[str, ...]
     silent: tuple[str, ...]
+    unused: Mapping[str, Any]
 
 
 PARTS: Mapping[str, TextPart] = {
@@ -52,6 +54,7 @@ PARTS: Mapping[str, TextPart] = {
             *(IMAGES, "mm_tokens_per_image", "boi_token_index", "eoi_token_index"),
             *("image_token_index", "boi_token_id", "eoi_token_id", "image_token_id"),
         ),
+        unused={"final_logit_softcapping": None},
     ),
 }
 """`model_type` -> its language model."""
@@ -82,6 +85,12 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
             f"architectures={config.get('architectures')!r}: must be {[part.whole]!r}, the class "
             "with logits"
         )
+    for key, value in part.unused.items():
+        if own.get(key, value) != value:
+            raise ValueError(
+                f"{key}={own[key]!r} in {TEXT}: must be {value!r}, since {part.whole} does not use "
+                "it"
+            )
     own, tied = dict(own), config.get("tie_word_embeddings")
     known = {*part.silent, *SILENT, *REQUIRED, TEXT, "model_type", "architectures"}
     for key in config.keys() - known - {"tie_word_embeddings", "pad_token_id"}:
