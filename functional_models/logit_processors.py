@@ -8,7 +8,7 @@ Shapes: b rows, L columns of tokens, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from keras import ops
 
@@ -114,29 +114,40 @@ class TopK:
         return ops.where(logits >= least, logits, NEVER)
 
 
-class TopP:
-    """Drops the least likely tokens, as long as their total probability is at most 1 - p.
+class _Cut:
+    """Drops tokens of low probability.
 
-    Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration". As in Hugging Face
-    Transformers, probabilities are those after temperature. Of equally likely tokens, those with
-    smaller ids are dropped first; there, any.
+    Probabilities are those after temperature, as in Hugging Face Transformers.
 
     Args:
-        p: above 0 and at most 1; 1 drops nothing.
+        p: what the probabilities are compared with.
         temperature: temperature of the sampler.
 
     Raises:
         ValueError: a value is not allowed.
     """
 
+    option: ClassVar[str]
+
     def __init__(self, p: float, *, temperature: float = 1.0) -> None:
-        check_real("p", p)
+        check_real(self.option, p)
         check_real("temperature", temperature)
         self.p = p
         self.temperature = temperature
 
     def __repr__(self) -> str:
-        return f"TopP({self.p}, temperature={self.temperature})"
+        return f"{type(self).__name__}({self.p}, temperature={self.temperature})"
+
+
+class TopP(_Cut):
+    """Drops the least likely tokens, as long as their total probability is at most 1 - p.
+
+    Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration". Of equally likely tokens,
+    those with smaller ids are dropped first; in Hugging Face Transformers, any. p is above 0 and at
+    most 1; 1 drops nothing.
+    """
+
+    option = "p"
 
     def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
         """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""
@@ -153,28 +164,14 @@ class TopP:
         return ops.where(ops.logical_or(logits > least, kept), logits, NEVER)
 
 
-class MinP:
+class MinP(_Cut):
     """Drops tokens whose probability is below p times that of the likeliest token.
 
-    Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling". As in Hugging Face Transformers,
-    probabilities are those after temperature, so that a higher temperature keeps more tokens.
-
-    Args:
-        p: at least 0 and below 1; 0 drops nothing.
-        temperature: temperature of the sampler.
-
-    Raises:
-        ValueError: a value is not allowed.
+    Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling". A higher temperature keeps more
+    tokens. p is at least 0 and below 1; 0 drops nothing.
     """
 
-    def __init__(self, p: float, *, temperature: float = 1.0) -> None:
-        check_real("min_p", p)
-        check_real("temperature", temperature)
-        self.p = p
-        self.temperature = temperature
-
-    def __repr__(self) -> str:
-        return f"MinP({self.p}, temperature={self.temperature})"
+    option = "min_p"
 
     def __call__(self, logits: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
         """Return logits (b, v), -1e9 for dropped tokens; `tokens` and `index` are not used."""

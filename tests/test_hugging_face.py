@@ -129,8 +129,6 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
         return False
     if key in PERIODS and (config.get("layer_types") or config.get("no_rope_layers")):
         return False
-    if key == "local_attention":
-        return config["global_attn_every_n_layers"] > 1
     if key == "classifier_activation":
         return config["architectures"] == ["ModernBertForMaskedLM"]
     if key == "transformers_version":

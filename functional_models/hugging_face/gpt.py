@@ -14,12 +14,13 @@ from functional_models.hugging_face.family import NEEDS_TIED, Family, Place
 from functional_models.hugging_face.rules import (
     DECODER_PADDING,
     FREQUENCIES,
+    SIZES,
     activation,
     derived,
     rotary,
     several,
 )
-from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, TRAINING
+from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, SUMMARY, TRAINING
 
 CAUSAL_MASK = "a causal mask, which is computed"
 
@@ -114,16 +115,7 @@ _GPT2 = Family(
     silent={
         "n_ctx": "an old name of n_positions",
         "reorder_and_upcast_attn": EXECUTION,
-        **dict.fromkeys(
-            (
-                "summary_type",
-                "summary_use_proj",
-                "summary_activation",
-                "summary_first_dropout",
-                "summary_proj_to_labels",
-            ),
-            CLASSIFIER,
-        ),
+        **SUMMARY,
     },
     aliases=GPT_ALIASES,
     prefix="transformer.",
@@ -148,16 +140,10 @@ _NEOX = Family(
     heads={"GPTNeoXForCausalLM": {}, "GPTNeoXModel": NEEDS_TIED},
     constants=forms.NEOX,
     fields={
-        "vocab_size": "vocabulary_size",
-        "hidden_size": "hidden_dim",
+        **SIZES,
         "intermediate_size": "intermediate_dim",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "max_position_embeddings": "max_sequence_length",
         "layer_norm_eps": "norm_epsilon",
         "attention_bias": "attention_bias",
-        "attention_dropout": "attention_dropout",
-        "tie_word_embeddings": "tie_embeddings",
     },
     rules=(
         activation("hidden_act"),
@@ -236,15 +222,9 @@ _OPT = Family(
     heads={"OPTForCausalLM": {}, "OPTModel": NEEDS_TIED},
     constants={**forms.GPT, "positions": "learned"},
     fields={
-        "vocab_size": "vocabulary_size",
-        "hidden_size": "hidden_dim",
+        **SIZES,
         "ffn_dim": "intermediate_dim",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "max_position_embeddings": "max_sequence_length",
         "dropout": "dropout",
-        "attention_dropout": "attention_dropout",
-        "tie_word_embeddings": "tie_embeddings",
     },
     rules=(
         activation("activation_function"),

@@ -17,7 +17,7 @@ from functional_models.hugging_face.block_types import (
 from functional_models.hugging_face.family import NEEDS_TIED, Family
 from functional_models.hugging_face.gpt import CAUSAL_MASK
 from functional_models.hugging_face.rules import DECODER_PADDING, activation
-from functional_models.hugging_face.silent import CLASSIFIER
+from functional_models.hugging_face.silent import CLASSIFIER, SUMMARY
 
 _TYPES = {"global": FULL, "local": SLIDING}
 _BLOCK, _H = "decoder.block_{i}", "h.{i}"
@@ -93,17 +93,7 @@ FAMILIES: tuple[Family, ...] = (
             "bos_token_id": 50256,
             "eos_token_id": 50256,
         },
-        silent=dict.fromkeys(
-            (
-                "classifier_dropout",
-                "summary_type",
-                "summary_use_proj",
-                "summary_activation",
-                "summary_first_dropout",
-                "summary_proj_to_labels",
-            ),
-            CLASSIFIER,
-        ),
+        silent={"classifier_dropout": CLASSIFIER, **SUMMARY},
         aliases={"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"},
         prefix="transformer.",
         layers={

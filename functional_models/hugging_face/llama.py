@@ -10,6 +10,7 @@ import numpy as np
 from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face import rules
 from functional_models.hugging_face.block_types import (
     check_layer_types,
     window_fields,
@@ -27,17 +28,11 @@ from functional_models.hugging_face.rules import (
 from functional_models.hugging_face.silent import EXECUTION, ORIGIN
 
 SIZES = {
-    "vocab_size": "vocabulary_size",
-    "hidden_size": "hidden_dim",
+    **rules.SIZES,
     "intermediate_size": "intermediate_dim",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
     "num_key_value_heads": "num_key_value_heads",
     "head_dim": "head_dim",
-    "max_position_embeddings": "max_sequence_length",
     "rms_norm_eps": "norm_epsilon",
-    "attention_dropout": "attention_dropout",
-    "tie_word_embeddings": "tie_embeddings",
 }
 LAYER_NORM_SIZES = {key: name for key, name in SIZES.items() if key != "rms_norm_eps"}
 

@@ -21,6 +21,7 @@ from functional_models.hugging_face.gpt import fused, third
 from functional_models.hugging_face.llama import row_parts
 from functional_models.hugging_face.rules import (
     PADDING,
+    SIZES,
     activation_named,
     several,
     written_activation,
@@ -119,12 +120,8 @@ FAMILIES: tuple[Family, ...] = (
             "feedforward_dropout": 0.0,
         },
         fields={
-            "vocab_size": "vocabulary_size",
-            "hidden_size": "hidden_dim",
+            **{key: name for key, name in SIZES.items() if key != "attention_dropout"},
             "intermediate_size": "intermediate_dim",
-            "num_hidden_layers": "num_layers",
-            "num_attention_heads": "num_heads",
-            "max_position_embeddings": "max_sequence_length",
             "norm_eps": "norm_epsilon",
             "norm_bias": "norm_bias",
             "attention_bias": "attention_bias",
@@ -132,7 +129,6 @@ FAMILIES: tuple[Family, ...] = (
             "mlp_dropout": "activation_dropout",
             "embedding_dropout": "embedding_dropout",
             "decoder_bias": "logit_bias",
-            "tie_word_embeddings": "tie_embeddings",
         },
         rules=(
             _ACTIVATIONS,

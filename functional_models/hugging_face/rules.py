@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from builders import TransformerSpec
 from functional_models.conversion.family import Config, Rule
+
+SIZES: Mapping[str, str] = {
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "max_position_embeddings": "max_sequence_length",
+    "attention_dropout": "attention_dropout",
+    "tie_word_embeddings": "tie_embeddings",
+}
+"""Keys that most families name alike -> spec fields."""
 
 ACTIVATIONS = {
     "gelu": "gelu",

@@ -15,6 +15,18 @@ EXECUTION = "chooses how the same numbers are computed or stored"
 NOT_READ = "not read by transformers"
 CLASSIFIER = "of the head of a classifier, and classifiers are refused"
 
+SUMMARY: Mapping[str, str] = dict.fromkeys(
+    (
+        "summary_type",
+        "summary_use_proj",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+    ),
+    CLASSIFIER,
+)
+"""Keys of the heads of classifiers of GPT-2 and its relatives."""
+
 SILENT: Mapping[str, str] = {
     **dict.fromkeys(
         (

@@ -365,9 +365,9 @@ CASES: dict[str, Case] = {
     ),
     "modernbert_options": (
         "ModernBertForMaskedLM",
-        {**MODERNBERT, "num_hidden_layers": 2, "classifier_bias": True, "decoder_bias": False}
+        {**MODERNBERT, "num_hidden_layers": 3, "classifier_bias": True, "decoder_bias": False}
         | {"tie_word_embeddings": False, "norm_eps": 0.03, "norm_bias": True}
-        | {"global_attn_every_n_layers": 1},
+        | {"global_attn_every_n_layers": 2},
     ),
     "t5": ("T5ForConditionalGeneration", {**T5, "num_decoder_layers": 1}),
     "t5_gated": (
