@@ -3,6 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
+# What the backend computes: all of `builders`, and what `plots` reads by calling layers or finds by
+# running models.
+# The rest of `plots` works on graphs, which test_plots_golden.py and test_plots_hub.py compare.
+ON_JAX := $(addprefix tests/test_,builders_*.py beam_search.py generation*.py losses.py samplers.py training_graph.py) \
+	$(addprefix tests/test_plots_,attention_maps.py attentions.py check*.py costs*.py declaration.py depth.py diagnosis_masks.py diagnosis_training.py execution.py golden.py hub.py open_*.py reading*.py skip_paths.py unusual_models.py unused_weights.py)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-jax test-all test-peers test-released lint format types figures tables bench lock clean
 
@@ -26,7 +32,7 @@ test: $(READY) ## The tests, on TensorFlow, and the numbers of the training grap
 
 test-all: $(READY) ## All tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m ''
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -q -m '' tests/test_builders_*.py tests/test_plots_*.py tests/test_samplers.py tests/test_beam_search.py tests/test_generation.py tests/test_training_graph.py tests/test_losses.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -q -m '' $(ON_JAX)
 
 test-peers: .venv-peers-4/ready .venv-peers-5/ready ## Compare folders of Hugging Face with transformers 4 and 5, and PyTorch
 	for version in 4 5; do \

@@ -20,8 +20,8 @@ graph to file. `plots.registry` describes how to add your own.
     graph, annotations, registry               the core data types
     layers, hierarchy, traversal               kinds, namespaces and order of calls
     reading                                    Keras model -> graph
-    skips, folding, axes, costs, attentions,   plugins: graph -> graph, and shared parts
-    differences, measuring, diagnosis
+    skips, streams, folding, axes, costs,      plugins: graph -> graph, and shared parts
+    attentions, differences, measuring, diagnosis
     formulas                                   graph -> its blocks as formulas
     checking                                   model -> properties, decided by running it
     renderers, pictures, files                 graph -> file, or the output of a notebook cell

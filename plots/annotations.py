@@ -338,6 +338,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def shape_text(shape: tuple[int | None, ...]) -> str:
+    """Return a shape as Keras prints it: "(None, 7, 16)"."""
+    return f"({', '.join(map(str, shape))})"
+
+
 def percent_text(share: float) -> str:
     """Return a share from 0 to 1 as "7.2 %"; positive shares that round to 0 as "< 0.1 %"."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"

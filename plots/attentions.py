@@ -196,6 +196,12 @@ def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, M
     }
 
 
+@once_per_graph
+def inputs_of_masks(graph: Graph) -> frozenset[str]:
+    """Return the inputs of the model, a number for each position, that only masks depend on."""
+    return _inputs_of_masks(graph, attentions_with_masks(graph)[0])
+
+
 def _inputs_of_masks(graph: Graph, attentions: Iterable[Attention]) -> frozenset[str]:
     """Return the inputs of the model, a number for each position, that only masks depend on."""
     masks = {edge.id for attention in attentions for edge in attention.masks}

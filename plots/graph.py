@@ -67,7 +67,7 @@ class Constant:
         shape: The shape of an array.
         dtype: The dtype of an array.
         pattern: The values of an array in words: "zeros", "ones", "counting" (0, 1, 2, ...),
-            "sinusoids" (also "of one frequency"), "biases by distance", or one of
+            "sinusoids" (also "of one frequency"), "equal rows", "biases by distance", or one of
             `plots.shape_values.TRIANGLES`, such as "lower triangular" (1, and 0 above) and "hides
             the upper triangle" (0, and large negative numbers above); "" for others, and weights.
         digest: Hash of the values of an array; None if they are unknown, if they are weights, or if

@@ -116,21 +116,25 @@ PADDINGS: set[str] = {"Pad", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"}
 REPETITIONS: set[str] = {"BroadcastTo", "Repeat", "RepeatVector", "Tile"}
 """Return the values of their input several times."""
 
-IDENTITY_LIKE: set[str] = {
-    "ActivityRegularization",
+DROPOUTS: set[str] = {
     "AlphaDropout",
-    "Cast",
-    "Copy",
     "DropPath",
     "Dropout",
     "GaussianDropout",
     "GaussianNoise",
+    *(f"SpatialDropout{rank}D" for rank in (1, 2, 3)),
+    "StochasticDepth",
+}
+"""Return their input, up to noise in training."""
+
+IDENTITY_LIKE: set[str] = DROPOUTS | {
+    "ActivityRegularization",
+    "Cast",
+    "Copy",
     "Identity",
     "Negative",
     "Rescaling",
-    "StochasticDepth",
     "StopGradient",
-    *(f"SpatialDropout{rank}D" for rank in (1, 2, 3)),
 }
 """Return their input, up to noise in training, a cast or one constant factor."""
 
@@ -175,10 +179,11 @@ NORMS: set[str] = {
 }
 """Normalise activations. `is_norm` also matches class names such as GemmaRMSNorm."""
 
+CONVOLUTIONS: set[str] = {"Conv1D", "Conv2D", "Conv3D"}
+"""Convolutions of all features, not of each one alone, that do not widen the positions."""
+
 LINEAR_PROJECTIONS: set[str] = {
-    "Conv1D",
-    "Conv2D",
-    "Conv3D",
+    *CONVOLUTIONS,
     "Dense",
     "EinsumDense",
     "SeparableConv1D",
@@ -202,6 +207,15 @@ ATTENTION_LAYERS: set[str] = {
 
 FUSED_ATTENTION: set[str] = {"DotProductAttention"}
 """`keras.ops.dot_product_attention`: (b, t, n, h), (b, s, k, h) twice -> (b, t, n, h)."""
+
+RECURRENT: set[str] = {
+    "GRU",
+    "LSTM",
+    "RNN",
+    "SimpleRNN",
+    *(f"ConvLSTM{rank}D" for rank in (1, 2, 3)),
+}
+"""Read the steps of a sequence one after the other, in one direction. An `RNN` has any cell."""
 
 PRODUCTS: set[str] = {"Dot", "Einsum", "Matmul", "Tensordot"}
 """Products of two tensors that sum over an axis, as scores of queries and keys do.
@@ -317,6 +331,11 @@ def is_attention(node: Node) -> bool:
     return node.role == "attention" or not known.isdisjoint(
         node.bases if is_own else (node.class_name, *node.bases)
     )
+
+
+def is_recurrent(node: Node) -> bool:
+    """Whether the call reads the steps of a sequence one after the other, in whatever direction."""
+    return node.is_a(RECURRENT | {"Bidirectional"})
 
 
 def is_softmax(node: Node) -> bool:

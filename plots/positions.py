@@ -7,7 +7,7 @@ with queries and keys, as rotations do. Layers of KerasHub are known by their cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from plots.attention_parts import Attention
 from plots.graph import Constant, Edge, Graph, Node, Shape
@@ -51,8 +51,11 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
     tables = Tables(graph, flow)
     before_softmax = calls_before_softmax(graph)
     in_masks = {edge.target for a in attentions for edge in a.masks} | before_softmax
+    sizes = {_length(graph, a, e) for a in attentions for e in (a.query, *a.keys[:1])}
     found: dict[str, None] = {}
     for node in graph.nodes:
+        if _turns_along_others(node, sizes):
+            continue
         traits = [
             t.removesuffix(POSITIONS_TRAIT) for t in node.traits if t.endswith(POSITIONS_TRAIT)
         ]
@@ -72,6 +75,14 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
         if _is_rotated(graph, tables, attention):
             found["rotary"] = None
     return list(found)
+
+
+def _turns_along_others(node: Node, sizes: Collection[int | None]) -> bool:
+    """Return whether a `RotaryEmbedding` goes along another axis than one of these sizes."""
+    axis, shape = node.config.get("sequence_axis"), node.outputs[0].shape
+    if not node.is_a({"RotaryEmbedding"}) or not isinstance(axis, int) or not sizes:
+        return False
+    return -len(shape) <= axis < len(shape) and shape[axis] not in {*sizes, None}
 
 
 def _joins(node: Node) -> bool:
@@ -138,24 +149,17 @@ def _only_rotates(graph: Graph, tables: Tables) -> bool:
 
 def _turns(graph: Graph, tables: Tables, attention: Attention, end: Edge) -> bool:
     """Return whether a table that varies along positions is a factor of queries or keys."""
-    waiting, seen = [end.source], set[str]()
     size = _length(graph, attention, end)
     products = 0
-    while waiting:
-        node = graph.node(waiting.pop())
-        if node.id in seen or node.parameters or node.shared_parameters:
-            continue
-        seen.add(node.id)
-        if node.is_a(_MULTIPLIES):
-            shape = node.outputs[0].shape
-            places = {
-                axis
-                for operand, axes in tables.fixed_operands(node)
-                for axis in axes
-                if -1 in axes and axis != -1 and -len(shape) < axis
-            }
-            products += any(shape[axis] == size for axis in places)
-        waiting += tables.flow.sources[node.id]
+    for node in tables.products_behind(end):
+        shape = node.outputs[0].shape
+        places = {
+            axis
+            for operand, axes in tables.fixed_operands(node)
+            for axis in axes
+            if -1 in axes and axis != -1 and -len(shape) < axis
+        }
+        products += any(shape[axis] == size for axis in places)
     return products > 1  # by cosines and by sines
 
 
@@ -190,6 +194,18 @@ class Tables:
         self.graph = graph
         self.flow = flow
         self._known: dict[tuple[str, int], frozenset[int]] = {}
+
+    def products_behind(self, end: Edge) -> Iterator[Node]:
+        """Yield the products that a tensor is computed by without weights."""
+        waiting, seen = [end.source], set[str]()
+        while waiting:
+            node = self.graph.node(waiting.pop())
+            if node.id in seen or node.parameters or node.shared_parameters:
+                continue
+            seen.add(node.id)
+            if node.is_a(_MULTIPLIES):
+                yield node
+            waiting += self.flow.sources[node.id]
 
     def added_by(self, node: Node) -> str:
         """Return the kind of the positions that a call adds to a sequence, or ""."""
@@ -284,4 +300,7 @@ def _axes_of_constant(constant: Constant) -> frozenset[int]:
     shape = constant.shape or ()
     if constant.pattern in ("zeros", "ones"):
         return frozenset()
-    return frozenset(axis for axis in range(-len(shape), 0) if shape[axis] != 1)
+    same = {-2} if constant.pattern == "equal rows" else set()
+    return frozenset(
+        axis for axis in range(-len(shape), 0) if shape[axis] != 1 and axis not in same
+    )

@@ -26,7 +26,6 @@ from plots.branches import (
     is_injected,
     keeps_values,
     mixed_streams,
-    scaled_value,
     subtracted_values,
     unchanged_values,
     value_into,
@@ -42,6 +41,7 @@ from plots.layers import (
     is_rearrangement,
     is_signed_merge,
 )
+from plots.norms import normalises
 from plots.registry import graph_plugin
 from plots.stream_edges import stream_edges
 from plots.traversal import Reachability, data_flow, once_per_graph
@@ -325,13 +325,14 @@ def _with_norms(identities: Reachability, path: SkipPath, sources: set[str]) -> 
     norms: list[NormPlace] = []
     for place in ("branch_start", "branch_end"):
         calls = calls_at(identities, path, place)
-        if calls and all(map(is_norm, calls)):
+        if calls and all(normalises(identities.graph, call) for call in calls):
             norms.append(place)
     # The last merge of a pre-norm stack also goes into a norm, the final one; unlike in post-norm,
     # its branch has a norm already and no further block follows.
     following = calls_at(identities, path, "stream")
     has_next_block = any(node.id in sources for node in following)
-    if following and all(map(is_norm, following)) and (has_next_block or not norms):
+    is_normed = all(normalises(identities.graph, node) for node in following)
+    if following and is_normed and (has_next_block or not norms):
         norms.append("stream")
     return replace(path, norms=tuple(norms))
 
@@ -342,111 +343,7 @@ def _as_siblings(
     """Return a path with the norm after its merge, if those of other blocks have one there, too."""
     norms: tuple[NormPlace, ...] = (*path.norms, "stream")
     following = calls_at(identities, path, "stream")
-    is_norm_last = bool(following) and all(map(is_norm, following))
+    is_normed = all(normalises(identities.graph, node) for node in following)
+    is_norm_last = bool(following) and is_normed
     is_like_others = path.norms and not path.norm_on_stream and norms in usual
     return replace(path, norms=norms) if is_like_others and is_norm_last else path
-
-
-# Streams ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """One residual stream.
-
-    Attributes:
-        root: Id of the call that it begins at.
-        paths: Its skip paths, one after the other, without `long_paths`.
-        norms: Ids of the norms of each path: first or last on the branch, or on the stream.
-        long_paths: Its skip paths that bypass other merges of the stream.
-    """
-
-    root: str
-    paths: tuple[SkipPath, ...]
-    norms: tuple[tuple[str, ...], ...]
-    long_paths: tuple[SkipPath, ...] = ()
-
-    @property
-    def bypassed(self) -> set[str]:
-        """Ids of the calls that `paths` bypass."""
-        return {node_id for path in self.paths for node_id in path.bypassed}
-
-    def has_token_norms(self, graph: Graph) -> bool:
-        """Return whether it has norms, each over the features of one position.
-
-        The placement of batch and group norms in a convolutional residual network is another
-        question.
-        """
-        classes = [graph.node(node_id).class_name for ids in self.norms for node_id in ids]
-        return bool(classes) and not any("Batch" in name or "Group" in name for name in classes)
-
-
-@once_per_graph
-def residual_streams(graph: Graph) -> tuple[Stream, ...]:
-    """Return the residual streams of a graph with marked skip paths, in the order of their merges.
-
-    Two paths lie on the same stream if there are only identities and norms between the end of one
-    and the start of the other, or if they start at the same call. Projected paths are left out,
-    and so are those of vectors that are added again and again beside a stream, as the positions in
-    DETR: they bypass merges of the stream, and either depend on no values of an input or are added
-    to a tensor that other calls take as well.
-    """
-    flow = data_flow(graph)
-    all_merges = {path.target for path in graph.skip_paths}
-    root_at: dict[str, Value] = {}
-    paths_from: dict[Value, list[SkipPath]] = {}
-    for path in graph.skip_paths:
-        is_injected = not all_merges.isdisjoint(path.bypassed) and (
-            not flow.depends_on_input(path.source) or _is_taken_elsewhere(graph, path)
-        )
-        if not path.projected and not is_injected:
-            start = _root(flow, path, root_at)
-            root_at[path.target] = start
-            paths_from.setdefault(start, []).append(path)
-    identities = past_identities(graph)
-    streams = []
-    for (root, _), paths in paths_from.items():
-        merges = {path.target for path in paths}
-        single = tuple(path for path in paths if merges.isdisjoint(path.bypassed))
-        long_paths = tuple(path for path in paths if not merges.isdisjoint(path.bypassed))
-        norms = ({n.id: n for at in p.norms for n in calls_at(identities, p, at)} for p in single)
-        streams.append(Stream(root, single, tuple(map(tuple, norms)), long_paths))
-    return tuple(streams)
-
-
-def stream_roots(graph: Graph) -> dict[str, frozenset[str]]:
-    """Return the roots of the residual streams that bypass each call, by its id.
-
-    Sublayers on the branches of one stream belong to one stack; those of an encoder whose output is
-    added to the tokens of a decoder do not.
-    """
-    roots: dict[str, frozenset[str]] = {}
-    for stream in residual_streams(graph):
-        for node_id in stream.bypassed:
-            roots[node_id] = roots.get(node_id, frozenset()) | {stream.root}
-    return roots
-
-
-def _is_taken_elsewhere(graph: Graph, path: SkipPath) -> bool:
-    """Return whether another call than the merge takes the output of the branch."""
-    ends = {edge.source for edge in graph.incoming[path.target]} & {*path.bypassed}
-    return any(edge.target != path.target for end in ends for edge in graph.outgoing[end])
-
-
-def _root(flow: Reachability, path: SkipPath, root_at: Mapping[str, Value]) -> Value:
-    """Return the start of the stream that `path` is on, given that of each merge before it."""
-    graph = flow.graph
-    source, after = path.line[:2]
-    leaving = [edge for edge in graph.outgoing[source] if not edge.implicit]
-    branched = {edge.output for edge in leaving if edge.target in path.bypassed}
-    passed = [edge.output for edge in leaving if edge.target == after]
-    output = next((output for output in passed if output in branched), 0)
-    while source not in root_at:
-        edges, node = graph.incoming[source], graph.node(source)
-        if (before := scaled_value(flow, node)) is not None:
-            source, output = before
-            continue
-        if len(edges) != 1 or not (is_identity_like(node) or is_norm(node)):
-            return source, output
-        source, output = edges[0].source, edges[0].output
-    return root_at[source]

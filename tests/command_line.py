@@ -8,9 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_text_models import PAIRS, TEXT, text_model
-
-from functional_models.cli import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +21,8 @@ SHORT = ["--steps", "2", "--report-every", "2", "--batch-size", "3"]
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """Return a folder with valid and invalid text files and model folders."""
+    from small_text_models import PAIRS, TEXT, text_model
+
     folder = tmp_path_factory.mktemp("files")
     (folder / "text.txt").write_text(TEXT)
     (folder / "short.txt").write_text("short")
@@ -49,6 +48,8 @@ def files(tmp_path_factory):
 
 def run(arguments, files):
     """Run a command in this process; names in braces become paths of files."""
+    from functional_models.cli import main
+
     return main([re.sub(r"\{(.+)\}", lambda m: str(files / m[1]), a) for a in arguments])
 
 

@@ -15,7 +15,9 @@ os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
-pytest_plugins = ["command_line", "explorer_pages", "registries"]  # fixtures of several files
+# Fixtures of several files, which import Keras when first used: a process that only distributes
+# tests to workers never does.
+pytest_plugins = ["command_line", "explorer_pages", "registries", "trained_tokenizers"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,7 +48,7 @@ def fixed_seed() -> None:
     keras.utils.set_random_seed(17)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fresh() -> dict[str, Any]:
     """Return an untrained text model of each kind, for tests that do not modify it."""
     from small_text_models import KINDS, text_model

@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-from annotated_graphs import annotated_decoder
 
 import plots
 
@@ -14,7 +13,11 @@ CHROMIUM = next(
 )
 
 
-_decoder = functools.cache(annotated_decoder)
+@functools.cache
+def _decoder() -> plots.Graph:
+    from annotated_graphs import annotated_decoder
+
+    return annotated_decoder()
 
 
 @pytest.fixture(scope="module")

@@ -314,6 +314,18 @@ def norm_for_an_activation(wrong):
     return keras.Model(x, layers.Dense(CLASSES)(layers.ReLU()(layers.Dense(7)(y))))
 
 
+def large_epsilon(wrong):
+    x = keras.Input((5,))
+    y = layers.LayerNormalization(epsilon=1e6 if wrong else 1e-6)(layers.Dense(11)(x))
+    return keras.Model(x, layers.Dense(CLASSES)(y))
+
+
+def dropout_of_all(wrong):
+    x = keras.Input((5,))
+    y = layers.Dropout(1.0 if wrong else 0.1)(layers.Dense(11, activation="relu")(x))
+    return keras.Model(x, layers.Dense(CLASSES)(y))
+
+
 def forgetful_norm(wrong):
     x = keras.Input((5,))
     y = layers.BatchNormalization(momentum=0.1 if wrong else 0.9)(layers.Dense(11)(x))

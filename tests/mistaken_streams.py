@@ -6,7 +6,7 @@ Each builder takes whether to make the mistake.
 from __future__ import annotations
 
 import keras
-from keras import layers
+from keras import layers, ops
 from mistaken_models import CLASSES, encoder, labels, stepwise
 from model_bricks import (
     TOKENS,
@@ -237,3 +237,23 @@ def positions_of_the_source(wrong):
     y = layers.Embedding(TOKENS, D)(target) if wrong else embedded(target)
     y = stacked(y, causal, lambda x: attend(x, memory), ffn)
     return keras.Model([source, target], layers.Dense(TOKENS)(y))
+
+
+def one_shortcut_for_all(wrong):
+    """All sublayers add the embeddings, and not their own input."""
+    x = ids()
+    y = first = embedded(x)
+    for f in (attend, ffn, attend, ffn):
+        y = norm((first if wrong else y) + f(y))
+    return keras.Model(x, labels(y))
+
+
+def rolled_and_not_back(wrong):
+    """Attention in windows of rolled positions."""
+    x = keras.Input((12, D))
+    y = x
+    for shift in (0, 2):
+        z = ops.roll(norm(y), -shift, axis=1) if shift else norm(y)
+        z = ops.reshape(attend(ops.reshape(z, (-1, 4, D))), (-1, 12, D))
+        y = y + (ops.roll(z, shift, axis=1) if shift and not wrong else z)
+    return keras.Model(x, labels(norm(y)))

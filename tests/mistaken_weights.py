@@ -103,3 +103,26 @@ def attention_of_features(wrong):
         return layers.Dense(D)(ops.einsum("bts,bsd->btd", weights, value))
 
     return encoder(attention, ffn)
+
+
+def products_for_weights(wrong):
+    """Scores weight the values without a softmax."""
+
+    def attention(x):
+        query, key, value = (layers.Dense(D)(x) for _ in range(3))
+        scores = ops.einsum("btd,bsd->bts", query, key) / D**0.5
+        weights = ops.relu(scores) if wrong else ops.softmax(scores)
+        return layers.Dense(D)(ops.einsum("bts,bsd->btd", weights, value))
+
+    return encoder(attention, ffn)
+
+
+def half_of_a_gate(wrong):
+    """A gated feed-forward whose gate multiplies itself."""
+
+    def gated(x):
+        first, second = ops.split(layers.Dense(2 * D)(x), 2, axis=-1)
+        return layers.Dense(D)(ops.sigmoid(first) * (first if wrong else second))
+
+    x = keras.Input((5,))
+    return keras.Model(x, layers.Dense(CLASSES)(gated(x)))

@@ -210,26 +210,22 @@ def test_predict_equals_a_call(kind: str) -> None:
         itertools.product(("learned", "sinusoidal", "sinusoidal_concat"), ("call", "predict")),
     ),
 )
-@pytest.mark.parametrize(
-    ("kind", "side"),
-    [("decoder_only", "target"), ("encoder_decoder", "source"), ("encoder_decoder", "target")],
-)
+@each_kind
 def test_a_sequence_longer_than_the_position_table_is_rejected(
-    positions: str, method: str, kind: str, side: str
+    positions: str, method: str, kind: str
 ) -> None:
     spec = small_spec(kind=kind, positions=positions)
-    model = builders.build(spec)
-    longest = np.ones((BATCH, 17), "int32")
-    too_long = np.ones((BATCH, 18), "int32")
-    if kind == "decoder_only":
-        fits, exceeds = longest, too_long
-    else:
-        fits = {"source": longest, "target": longest}
-        exceeds = {**fits, side: too_long}
-    assert np.isfinite(logits_of(model, fits)).all()
-    with pytest.raises(ValueError, match=r"max_sequence_length=17.*18") as error:
-        model(exceeds) if method == "call" else model.predict(exceeds, verbose=0)
-    assert {"source": "encoder", "target": "decoder"}[side] in str(error.value)
+    model = shared_model(spec) if method == "call" else builders.build(spec)
+    fits, too_long = (np.ones((BATCH, length), "int32") for length in (17, 18))
+    translates = kind == "encoder_decoder"
+    inputs = {"source": fits, "target": fits} if translates else fits
+    assert np.isfinite(logits_of(model, inputs)).all()
+    sides = {"target": "decoder"} | ({"source": "encoder"} if translates else {})
+    for side, stack in sides.items():
+        exceeds = {**inputs, side: too_long} if translates else too_long
+        with pytest.raises(ValueError, match=r"max_sequence_length=17.*18") as error:
+            model(exceeds) if method == "call" else model.predict(exceeds, verbose=0)
+        assert stack in str(error.value)
 
 
 @pytest.mark.skipif(
@@ -290,7 +286,7 @@ def test_two_models_of_one_spec_have_the_same_layer_and_weight_names(
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "sinusoidal_concat", "none"])
 def test_a_model_has_dynamic_batch_size_and_length(kind: str, positions: str) -> None:
     """The batch size 1 of the position embeddings must not become that of the model."""
-    model = builders.build(small_spec(kind=kind, positions=positions))
+    model = shared_model(small_spec(kind=kind, positions=positions))
     assert model.output_shape == (None, None, 31)
 
 
@@ -305,7 +301,7 @@ def test_every_operation_of_a_model_has_a_name_given_by_the_builder(kind: str) -
 
 @each_kind
 def test_models_have_no_implicit_masks(kind: str) -> None:
-    for layer in builders.build(small_spec(kind=kind)).layers:
+    for layer in shared_model(small_spec(kind=kind)).layers:
         outputs = layer.output if isinstance(layer.output, list | tuple) else [layer.output]
         assert all(getattr(x, "_keras_mask", None) is None for x in outputs), layer.name
 

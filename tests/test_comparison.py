@@ -8,7 +8,7 @@ import sys
 import keras
 import pytest
 from pyarrow import parquet
-from small_text_models import SIZES, corpus, parallel_corpus, text_model
+from small_text_models import SIZES, corpus, parallel_corpus
 
 import builders
 import functional_models as fm
@@ -158,7 +158,7 @@ def test_bad_arguments_raise_before_training(tmp_path, fitted, specs, options, m
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch, fresh):
     """Replace training and evaluation, which these tests do not need."""
     row = {"step": 2, "loss": 2.5, "val_exact_match": 0.5, "tokens_per_second": 7.0}
     row["seconds"] = 3.0
@@ -171,7 +171,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(fm.Translator, "fit", fit)
     monkeypatch.setattr(fm.Translator, "evaluate", lambda *given, **options: measured)
     for module in (comparison, samples):
-        monkeypatch.setattr(module, "load", lambda folder: text_model("encoder_decoder"))
+        monkeypatch.setattr(module, "load", lambda folder: fresh["encoder_decoder"])
 
 
 @pytest.mark.parametrize("failing", ["draw", "import", "generate"])

@@ -30,7 +30,7 @@ from functional_models.corpora.portuguese_english import (
 
 @pytest.fixture(scope="module")
 def corpus():
-    return portuguese_english(20_000)
+    return portuguese_english(8_000)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_held_out_sources_do_not_occur_in_training(corpus):
     parts = [
         {source for source, _ in part} for part in (corpus.train, corpus.validation, corpus.test)
     ]
-    assert [len(part) for part in parts] == [20_000, 1000, 1000]  # no source occurs twice
+    assert [len(part) for part in parts] == [8_000, 800, 800]  # no source occurs twice
     assert not parts[0] & parts[1]
     assert not parts[0] & parts[2]
     assert not parts[1] & parts[2]

@@ -5,35 +5,29 @@ The reference is a forward pass of the model over prompt and result, without a c
 
 import itertools
 
-import keras
 import keras_hub
 import numpy as np
 import pytest
 from quick import slow_unless
-from small_models import as_array, dtype_policy_scope, logits_of, random_model, small_spec
+from small_generators import (
+    END,
+    PROMPTS,
+    ROOM,
+    assert_greedy,
+    full_logits,
+    generator_of,
+    log_softmax,
+    run,
+)
+from small_models import as_array, logits_of
 
-from builders import build_decode_step, empty_cache
-from functional_models import compiled, generation
+from functional_models import generation
 from functional_models.generation import Generator
-from functional_models.prompt_batch import bucket
 
-END = 1
-ROOM = 23  # max_sequence_length
 SOURCE = np.array([[7, 5, 3, 11, 2, 0, 0], [13, 4, 0, 0, 0, 0, 0], [9, 9, 2, 6, 0, 0, 0]], "int32")
-PROMPTS = [np.array(ids) for ids in ([5, 7, 11], [3], [2, 3, 0, 7, 9, 4, 8])]
 # Shared options, so that the loop is compiled only once.
 BEAM = {"num_beams": 3, "length_penalty": 1.0, "num_return_sequences": 2}
 CONTRASTIVE = {"k": 3, "alpha": 0.5}
-
-compiles = pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is compiled")
-
-
-def generator_of(*, seed=0, **changes):
-    spec = small_spec(**{"num_layers": 1, "max_sequence_length": ROOM, **changes})
-    model = random_model(spec, seed)
-    kernel = next(w for w in model.weights if w.path.endswith("logits/kernel"))
-    kernel.assign(2 * kernel)  # larger differences between logits
-    return Generator(model, spec, end_id=END)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,41 +46,6 @@ def language():
 @pytest.fixture(scope="module")
 def translation():
     return generator_of(kind="encoder_decoder", seed=1)
-
-
-def run(generator, prompts, name="greedy", number=6, source=None, stop_ids=(), **options):
-    """Return the best sequence of each prompt."""
-    sampler = generator.sampler(name, **options)
-    limits = {"max_new_tokens": number, "source": source, "stop_ids": stop_ids}
-    return [ids.tolist() for ids, *_ in generator(prompts, sampler, **limits)]
-
-
-def full_logits(generator, prompts, sequences, source=None):
-    """Return the logits (t, v) of the new tokens of each row, by a forward pass."""
-    rows = [[*prompt, *new] for prompt, new in zip(prompts, sequences, strict=True)]
-    tokens = np.zeros((len(rows), max(map(len, rows))), "int32")
-    for row, ids in zip(tokens, rows, strict=True):
-        row[: len(ids)] = ids
-    inputs = tokens if source is None else {"source": source, "target": tokens}
-    logits = logits_of(generator._model, inputs).astype("float64")
-    return [
-        logits[i, len(prompt) - 1 : len(row) - 1]
-        for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
-    ]
-
-
-def log_softmax(logits):
-    logits = logits - logits.max(axis=-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-
-
-def assert_greedy(generator, prompts, found, number, source=None, tolerance=1e-4):
-    """Check that every token is the likeliest one and that rows end at the end token only."""
-    for logits, new in zip(full_logits(generator, prompts, found, source), found, strict=True):
-        chosen = logits[np.arange(len(new)), new]
-        assert (chosen >= logits.max(axis=-1) - tolerance).all()
-        assert END not in new[:-1]
-        assert len(new) == number or (len(new) < number and new[-1] == END)
 
 
 # Chosen tokens
@@ -390,70 +349,6 @@ def test_log_probabilities_equal_those_of_the_forward_pass(language, translation
             np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-4)
 
 
-# Compiling
-
-
-def count_traces(generator, monkeypatch):
-    """Return a list that grows whenever a decode graph is traced."""
-    traced = []
-
-    def counted(graph):
-        return lambda *given, **options: traced.append(1) or graph(*given, **options)
-
-    for name in ("_step", "_steps"):
-        monkeypatch.setitem(generator.__dict__, name, counted(getattr(generator, name)))
-    return traced
-
-
-@pytest.mark.slow
-@compiles
-def test_other_prompt_lengths_and_seeds_do_not_trace_again(language, monkeypatch):
-    generator = language
-    run(generator, PROMPTS)
-    traced = count_traces(generator, monkeypatch)
-    run(generator, PROMPTS, "top_k", k=4, seed=0)
-    assert traced
-    traced.clear()
-    for number, prompts in [(6, PROMPTS[::-1]), (5, [PROMPTS[0]] * 3), (14, PROMPTS)]:
-        run(generator, prompts, "top_k", number, k=4, seed=1)
-    assert not traced
-    run(generator, PROMPTS, "top_k", k=2)  # another loop
-    assert traced
-
-
-@compiles
-@pytest.mark.parametrize("form", ["matrices", "transposed"])
-@pytest.mark.parametrize("changes", [{}, {"attention_bias": False, "num_key_value_heads": 1}])
-def test_the_step_with_projections_equals_the_decode_step(form, changes):
-    generator = generator_of(**changes)
-    model, spec, step, weights = (
-        getattr(generator, name) for name in ("_model", "_spec", "_step", "_weights")
-    )
-    wrapped = {layer.name for layer in step.layers if isinstance(layer, compiled.Projection)}
-    kernels = {w.path.removesuffix("/kernel") for w in model.weights if w.path.endswith("kernel")}
-    assert wrapped == kernels
-    inputs = {
-        "tokens": np.array([[3], [11], [7]], "int32"),
-        "index": np.int32(2),
-        "start": np.array([0, 1, 2], "int32"),
-        "cache": empty_cache(model, spec, 3),
-    }
-    with weights.step_scope(getattr(weights, form)(weights.values())):
-        found = step(inputs, training=False)
-    wanted = build_decode_step(model, spec, 3, 1)(inputs, training=False)
-    np.testing.assert_allclose(as_array(found["logits"]), as_array(wanted["logits"]), atol=1e-5)
-    for name, entry in wanted["cache"].items():
-        np.testing.assert_allclose(as_array(found["cache"][name]), as_array(entry), atol=1e-6)
-
-
-def test_lengths_are_rounded_up_by_about_a_tenth():
-    lengths = np.arange(1, 3000)
-    rounded = np.array([bucket(int(length)) for length in lengths])
-    assert (rounded >= lengths).all()
-    assert (rounded - lengths <= np.maximum(15, lengths / 8)).all()
-    assert len(np.unique(rounded)) < 90
-
-
 def test_compiled_loops_use_the_current_weights(language):
     samplers = {"greedy": {}, "beam": BEAM}
     before = [run(language, PROMPTS, name, **options) for name, options in samplers.items()]
@@ -469,29 +364,6 @@ def test_compiled_loops_use_the_current_weights(language):
         kernel.assign(value)
     again = [run(language, PROMPTS, name, **options) for name, options in samplers.items()]
     assert again == before
-
-
-def test_the_number_of_compiled_loops_is_limited(language, monkeypatch):
-    monkeypatch.setattr(language, "_loops", {})
-    monkeypatch.setattr(generation, "_MAX_LOOPS", 8)
-    first = language._loop(language.sampler("greedy"), (), language._continue)
-    for k in range(1, 20):
-        language._loop(language.sampler("top_k", k=k), (), language._continue)
-        assert language._loop(language.sampler("greedy"), (), language._continue) is first
-    assert len(language._loops) == 8
-
-
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.slow
-def test_models_in_half_precision_generate(policy):
-    with dtype_policy_scope(policy):
-        generator = generator_of()
-    assert generator._model.get_layer("logits").compute_dtype == policy.removeprefix("mixed_")
-    found = run(generator, PROMPTS)
-    assert_greedy(generator, PROMPTS, found, 6, tolerance=0.2)
-    news = [np.array(new) for new in found]
-    for scores in generator.log_probabilities(PROMPTS, news):
-        assert np.isfinite(scores).all()
 
 
 # Bad input

@@ -255,13 +255,12 @@ def nested_encoder():
 
 
 def built(**changes):
-    return lambda: builders.build(small_spec(**changes))
+    return lambda: builders.build(small_spec(num_layers=1, **changes))
 
 
 def decode_step(kind):
-    spec = small_spec(kind=kind)
-    model = builders.build(spec)
-    return lambda: builders.build_decode_step(model, spec, batch_size=2, num_tokens=1)
+    spec = small_spec(kind=kind, num_layers=1)
+    return builders.build_decode_step(builders.build(spec), spec, batch_size=2, num_tokens=1)
 
 
 ZOO = {
@@ -277,8 +276,8 @@ ZOO = {
     "no attention": lambda: keras.Sequential([keras.Input((3,)), layers.Dense(5)]),
     **{f"built {kind}": built(kind=kind) for kind in ALL_KINDS},
     **{f"built {kind} in steps": built(kind=kind, attention_dropout=0.1) for kind in ALL_KINDS},
-    "step of a decoder": decode_step("decoder_only"),
-    "step of an encoder-decoder": decode_step("encoder_decoder"),
+    "step of a decoder": lambda: decode_step("decoder_only"),
+    "step of an encoder-decoder": lambda: decode_step("encoder_decoder"),
     **{f"built {kind} by layers": built(kind=kind, attention="layer") for kind in ALL_KINDS},
 }
 

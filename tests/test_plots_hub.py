@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import keras
 import pytest
 from hub_images import IMAGE_MODELS
 from hub_multimodal import MULTIMODAL_MODELS
@@ -139,7 +140,8 @@ def test_a_backbone_has_the_skip_paths_of_its_constructor(name, tmp_path):
     assert counts[0] == counts[1] or any(count.missing for count in counts)
     for read in (closed, graph):
         assert Graph.from_json(read.to_json()) == read
-        check_pictures(plots.fold(plots.parameters(read)), tmp_path)
+        if keras.backend.backend() == "tensorflow":  # of the same graphs on others
+            check_pictures(plots.fold(plots.parameters(read)), tmp_path)
 
 
 def check_pictures(folded: Graph, folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from keras import layers, ops
 
 import plots
-from plots.skips import mark_skip_paths, residual_streams, stream_edges
+from plots.stream_edges import stream_edges
 
 
 def paths_of(model):
@@ -344,16 +344,6 @@ def test_a_learned_scale_of_the_features_makes_a_projected_path():
     (path,) = paths_of(keras.Model(x, keras.ops.multiply(x, scale) + dense(x)))
     assert path.projected
     assert path.line == ("x", "multiply#1", "add#1")
-
-
-def test_two_halves_have_a_stream_each():
-    x = keras.Input((5, 7), name="x")
-    a, b = split(x)
-    for _ in range(3):
-        a, b = a + dense(a), b + dense(b)
-    graph = mark_skip_paths(plots.read_graph(keras.Model(x, [a, b])))
-    streams = residual_streams(graph)
-    assert [(stream.root, len(stream.paths)) for stream in streams] == [("split#1", 3)] * 2
 
 
 # Sums that are no residual blocks

@@ -1,5 +1,7 @@
 """The outline of a graph, and the page of outlines side by side."""
 
+import functools
+
 import keras
 import plots_models
 import pytest
@@ -10,10 +12,18 @@ import plots
 from plots.folding.outline import outline
 
 NORMS = ("pre", "post", "sandwich", "none")
-DECODERS = {norm: plots.read_graph(plots_models.decoder_only(norm, blocks=3)) for norm in NORMS}
-PAIR = plots.read_graph(plots_models.encoder_decoder("pre", blocks=2))
-BARE = plots.read_graph(plots_models.decoder_only("pre", blocks=2, residual=False))
-ALL = {**DECODERS, "encoder-decoder": PAIR, "without skip paths": BARE}
+NAMES = (*NORMS, "encoder-decoder", "without skip paths")
+
+
+@functools.cache
+def graph_of(name):
+    """Return the graph of a decoder with norms in some place, or of another model."""
+    if name == "encoder-decoder":
+        return plots.read_graph(plots_models.encoder_decoder("pre", blocks=2))
+    if name == "without skip paths":
+        return plots.read_graph(plots_models.decoder_only("pre", blocks=2, residual=False))
+    return plots.read_graph(plots_models.decoder_only(name, blocks=3))
+
 
 ATTENTION = 4 * WIDTH * HEADS * HEAD_WIDTH + 3 * HEADS * HEAD_WIDTH  # biases
 FEEDFORWARD = 2 * WIDTH * INNER + INNER + WIDTH
@@ -24,28 +34,28 @@ def labels(graph):
 
 
 def test_a_pre_norm_block_is_two_norms_and_two_sublayers():
-    assert labels(outline(DECODERS["pre"])) == [
+    assert labels(outline(graph_of("pre"))) == [
         "tokens", "embedding", "norm", "self_attention", "residual",
         "norm", "feedforward", "residual", "final_norm", "logits",
     ]  # fmt: skip
 
 
 def test_a_post_norm_block_has_its_norms_after_the_merges():
-    assert labels(outline(DECODERS["post"])) == [
+    assert labels(outline(graph_of("post"))) == [
         "tokens", "embedding", "self_attention", "residual", "norm",
         "feedforward", "residual", "norm", "logits",
     ]  # fmt: skip
 
 
 def test_a_block_without_skip_paths_is_grouped_by_its_names():
-    assert labels(outline(BARE)) == [
+    assert labels(outline(graph_of("without skip paths"))) == [
         "tokens", "embedding", "norm", "self_attention", "norm", "feedforward",
         "final_norm", "logits",
     ]  # fmt: skip
 
 
 def test_keys_and_values_of_the_encoder_belong_to_the_cross_attention():
-    drawn = outline(PAIR)
+    drawn = outline(graph_of("encoder-decoder"))
     (cross,) = [node for node in drawn.nodes if node.label == "cross_attention"]
     assert {"query", "key", "value", "output"} <= {i.rpartition(".")[2] for i in cross.members}
     assert cross.parameters == ATTENTION
@@ -59,24 +69,24 @@ def test_keys_and_values_of_the_encoder_belong_to_the_cross_attention():
 @pytest.mark.parametrize("norm", NORMS)
 def test_outlines_keep_the_skip_paths_and_where_their_norms_are(norm):
     before = plots.skip_paths(plots.read_graph(plots_models.decoder_only(norm, blocks=1)))
-    drawn = outline(DECODERS[norm])
+    drawn = outline(graph_of(norm))
     assert [path.placement for path in drawn.skip_paths] == [path.placement for path in before]
     assert [path.target for path in drawn.skip_paths] == [path.target for path in before]
     assert drawn.repeats == {"decoder.block_0": 3}
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_outlines_have_all_weights_of_the_visible_blocks(name):
-    drawn, whole = outline(ALL[name]), plots.fold_blocks(ALL[name])
+    drawn, whole = outline(graph_of(name)), plots.fold_blocks(graph_of(name))
     assert sum(node.parameters for node in drawn.nodes) == sum(
         node.parameters for node in whole.nodes if node.layer == node.id
     )
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_outlines_have_no_masks(name):
-    assert any(edge.tensor.dtype == "bool" for edge in DECODERS["pre"].edges)
-    assert all(edge.tensor.dtype != "bool" for edge in outline(ALL[name]).edges)
+    assert any(edge.tensor.dtype == "bool" for edge in graph_of("pre").edges)
+    assert all(edge.tensor.dtype != "bool" for edge in outline(graph_of(name)).edges)
 
 
 def test_an_input_used_by_masks_only_is_left_out():
@@ -117,7 +127,9 @@ def test_norms_within_a_sublayer_stay_inside_it():
 
 @pytest.fixture(scope="module")
 def page():
-    figure = plots.variants_page({"$a$": DECODERS["pre"], "b": PAIR}, "title")
+    figure = plots.variants_page(
+        {"$a$": graph_of("pre"), "b": graph_of("encoder-decoder")}, "title"
+    )
     figure.draw_without_rendering()
     return figure
 
@@ -140,8 +152,9 @@ def test_the_page_fits_letter_and_a4_in_landscape(page):
     assert top.y0 >= bottom.y1  # the table is below the picture
 
 
-@pytest.mark.parametrize("models", [DECODERS, {"one": PAIR, "other": PAIR}], ids=["four", "two"])
-def test_four_decoders_or_two_encoder_decoders_on_a_page_are_legible(models):
+@pytest.mark.parametrize("names", [NORMS, ["encoder-decoder"] * 2], ids=["four", "two"])
+def test_four_decoders_or_two_encoder_decoders_on_a_page_are_legible(names):
+    models = {f"{number}. {name}": graph_of(name) for number, name in enumerate(names)}
     figure = plots.variants_page(models)
     figure.draw_without_rendering()
     picture = figure.axes[0]
@@ -160,7 +173,8 @@ def test_the_table_counts_the_parameters_of_the_whole_models(page):
     assert table["token_embedding"] == [str(VOCABULARY * WIDTH), str(2 * VOCABULARY * WIDTH)]
     assert list(table)[-1] == "total"
     assert table["total"] == [
-        f"{graph.parameters / 1e3:.3g} k" for graph in (DECODERS["pre"], PAIR)
+        f"{graph.parameters / 1e3:.3g} k"
+        for graph in (graph_of("pre"), graph_of("encoder-decoder"))
     ]
 
 

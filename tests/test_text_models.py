@@ -54,9 +54,11 @@ def test_translations_are_in_the_order_of_the_sources(translator):
     assert translator.translate([]) == []
 
 
-def test_blank_sources_have_blank_translations(translator):
+def test_blank_sources_have_blank_translations(fresh):
+    translator = fresh["encoder_decoder"]
     sources = [source for source, _ in PAIRS[:8]]
     texts = translator.translate(sources)
+    assert "" not in texts
     mixed = translator.translate(["", *sources[:5], " \t\u3000", *sources[5:], "\n"])
     assert mixed == ["", *texts[:5], "", *texts[5:], ""]
     assert translator.translate(" ") == ""

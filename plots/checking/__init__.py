@@ -15,7 +15,8 @@ position, what stands at padded positions, the order of positions, another row. 
     attention      what each self-attention sees, found by running it alone
     lines          which outputs have the positions of an input, and where the future comes in
     claims         what says that no later position is seen
-    causality, padding, order, batch, weights, sharing, numbers     the properties
+    causality, padding, order, rotations, biases, batch, weights, units, sharing, numbers, scales
+                    the properties
 
 The weights and states of the model stay as they are. Trainable weights that are all zero, such as
 those of a gate that training opens, are replaced by random ones in these runs, since zeros hide
@@ -32,14 +33,19 @@ from typing import TYPE_CHECKING
 from plots.arguments import collection_paused
 from plots.checking.attention import seen_by_attentions
 from plots.checking.batch import check_batch
+from plots.checking.biases import check_biases
 from plots.checking.causality import check_causality
+from plots.checking.frozen import check_frozen
 from plots.checking.numbers import check_numbers
 from plots.checking.order import check_order
 from plots.checking.padding import check_padding
 from plots.checking.randomness import global_seed_kept
 from plots.checking.results import Check, Witness
+from plots.checking.rotations import check_rotations
+from plots.checking.scales import check_scales
 from plots.checking.sharing import check_sharing
 from plots.checking.trials import Trial
+from plots.checking.units import check_units
 from plots.checking.visibility import Visibility
 from plots.checking.weights import check_weights
 
@@ -137,6 +143,11 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
             run("batch", lambda: check_batch(trial))
             if not any(check.verdict == "counted" for check in found):  # it is wrong already
                 run("order", lambda: of_lengths(lambda one: check_order(one, positions)))
+            run("scales", lambda: check_scales(trial))
+            run("rotations", lambda: check_rotations(trial))
+            run("biases", lambda: check_biases(trial))
             run("dead weights", lambda: check_weights(trial))
+            run("equal units", lambda: check_units(trial))
+            run("frozen weights", lambda: check_frozen(trial))
         run("sharing", lambda: check_sharing(trial.graph))
     return Results(tuple(found), seen, trial.samples.cut)

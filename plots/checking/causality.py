@@ -14,8 +14,8 @@ from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility, frontier
 from plots.diagnosis.rules import named
+from plots.layers import is_recurrent
 
-_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "SimpleRNN"})
 NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
 _STREAMING = "Zhang et al. 2020, Transformer Transducer, section 3 (causal encoders, for streams)"
 
@@ -151,7 +151,7 @@ def _one_position(trial: Trial, field: Field) -> Iterator[Check]:
     """
     samples, ends = trial.samples, (0, trial.samples.length - 1)
     attentions = [a.output for a in attentions_with_masks(trial.graph)[0]]
-    mixing = [*attentions, *(node.id for node in trial.graph.nodes if node.is_a(_RECURRENT))]
+    mixing = [*attentions, *(node.id for node in trial.graph.nodes if is_recurrent(node))]
     mixing = [i for i in mixing if trial.flow.depends(i, on=field.place)]
     for number, place in enumerate(trial.graph.outputs):
         found = trial.dependence(place, trial.values[place], trial.probed[field.place][place])

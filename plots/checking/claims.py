@@ -23,6 +23,7 @@ from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility, visibility
 from plots.diagnosis.rules import named
 from plots.graph import Node
+from plots.layers import RECURRENT
 from plots.reading.keras_calls import arguments_of
 from plots.traversal import Reachability
 
@@ -35,7 +36,6 @@ _DENIES_IT = re.compile("(non|not|un|bi)[-_ ]?(causal|autoregress)", re.IGNORECA
 _ONE_WAY = frozenset({"autoregressive", "bloom", "causal", "decoder", "falcon", "gemma", "gpt"})
 _ONE_WAY |= {"llama", "lm", "mistral", "opt", "palm", "qwen"}
 _BOTH_WAYS = frozenset({"bert", "bidirectional", "encoder", "masked", "mlm", "non", "prefix"})
-_RECURRENT = frozenset({"GRU", "LSTM", "RNN", "SimpleRNN"})
 _WORDS = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
@@ -84,7 +84,7 @@ class Leak:
         One that reads another sequence, or goes backwards, is none of them.
         """
         trial, place = self.trial, self.field.place
-        calls = [n for n in trial.graph.nodes if n.is_a(_RECURRENT) and self.passes(n.id)]
+        calls = [n for n in trial.graph.nodes if n.is_a(RECURRENT) and self.passes(n.id)]
         found = []
         for node in calls:
             own = (node.id, 0)

@@ -12,7 +12,9 @@ from plots.checking.results import Check, Witness, said
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
+from plots.layers import is_additive_merge
 from plots.measuring.execution import Place, as_array
+from plots.softmaxes import float_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _ORDER = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
 _PATCHES = "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, section 3.1"
 _MOST_SIDES = 2
+_FEWEST = 3
 _NEEDS = {"ids": "Sequences of tokens need positions."}
 _NEEDS_OF_SERIES = "A set of points needs none; a series of steps does."
 _ROUNDING, _ROUNDING_OF_LARGE = 5e-6, 1e-3
@@ -30,13 +33,27 @@ weights of the model, and with large ones."""
 def check_order(trial: Trial, positions: str = "") -> Iterator[Check]:
     """Yield, for every input with positions, whether the model knows their order.
 
+    And, whether it does or not, where a fixed vector is added to all positions alike.
+
     Args:
         trial: The model.
         positions: What the description says of positions, such as "learned positions"; or "".
     """
+    fixed = _fixed_vectors(trial)
     for field in trial.probed_fields:
         if field.kind != "texts" and trial.samples.length > 2:
             yield from _order_of(trial, field, positions)
+    if fixed:
+        text = (
+            f"The same vector at every position: {named(trial.graph, fixed)} adds fixed numbers, "
+            "which no training changes, to the vectors of all positions alike, so that they tell "
+            "none of them from another. Add one row of the table for each position: "
+            "x + table[:length]."
+        )
+        inputs = trial.as_model_takes(trial.base)
+        shows = f"With these inputs, {named(trial.graph, fixed)} adds one vector everywhere."
+        witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=not trial.weights, shows=shows)
+        yield Check("order", "unknown", Note("finding", tuple(fixed), text, _ORDER), witness)
     for field in trial.samples.fields:
         if len(field.shape) == 4 and field.kind in ("floats", "integers"):
             yield from _order_of_patches(trial, field)
@@ -168,6 +185,29 @@ def _constant_vectors(trial: Trial) -> list[str]:
         size = node.config.get("input_dim")
         is_table = isinstance(size, int) and size >= trial.samples.length
         if not depends and is_table and values.ndim > 2 and np.ptp(values, axis=1).max() == 0:
+            found.append(node.id)
+    return found
+
+
+def _fixed_vectors(trial: Trial) -> list[str]:
+    """Return the calls without weights that add one vector to all positions of what they take."""
+    import numpy as np
+
+    graph, found = trial.graph, []
+    attentions = [a.id for a in attentions_with_masks(graph)[0]]
+    for node in graph.nodes:
+        edges = float_inputs(graph, node)
+        value = trial.values.get((node.id, 0))
+        is_merge = is_additive_merge(node) or (node.call_class and not node.parameters)
+        if value is None or len(edges) != 1 or not is_merge or value.ndim != 3:
+            continue
+        taken = trial.values[edges[0].source, edges[0].output]
+        if taken.shape != value.shape or value.shape[1] < _FEWEST or value.shape[2] < 2:
+            continue
+        added = value.astype("float64") - taken
+        rounding = _ROUNDING * float(np.abs(taken).max(initial=0.0))
+        is_one = bool(np.ptp(added, axis=(0, 1)).max() <= rounding < np.ptp(added))
+        if is_one and any(trial.flow.depends(a, on=node.id) for a in attentions):
             found.append(node.id)
     return found
 

@@ -76,7 +76,12 @@ def check_padding(trial: Trial) -> Iterator[Check]:
     """
     for field in trial.probed_fields:
         for padded in _padded(trial, field, "right"):
-            yield from _check(padded)
+            checks = [*_check(padded)]
+            if padded.masks and any(check.verdict == "seen" for check in checks):
+                # A mask may be 1 at padded positions, as key_padding_mask of PyTorch.
+                flipped = [c for p in _padded(trial, field, "right", 1) for c in _check(p)]
+                checks = checks if any(c.verdict == "seen" for c in flipped) else flipped
+            yield from checks
 
 
 def _check(padded: Padded) -> Iterator[Check]:
@@ -236,8 +241,13 @@ def _how_it_masks(padded: Padded) -> str:
 # Batches ------------------------------------------------------------------------------------------
 
 
-def _padded(trial: Trial, field: Field, side: Literal["right", "left"]) -> Iterator[Padded]:
-    """Yield the batch with padding in one input, if that is padded."""
+def _padded(
+    trial: Trial, field: Field, side: Literal["right", "left"], hidden: int = 0
+) -> Iterator[Padded]:
+    """Yield the batch with padding in one input, if that is padded.
+
+    `hidden` is what masks hold at padded positions, and 1 - hidden at others.
+    """
     import numpy as np
 
     masks = tuple(_masks_of(trial, field))
@@ -258,7 +268,8 @@ def _padded(trial: Trial, field: Field, side: Literal["right", "left"]) -> Itera
     if padding is not None:
         values[:, ~is_real] = padding
     for mask in masks:
-        inputs[mask.place] = np.broadcast_to(is_real, mask.shape).astype(mask.dtype)
+        is_shown = is_real != bool(hidden)
+        inputs[mask.place] = np.broadcast_to(is_shown, mask.shape).astype(mask.dtype)
     real = np.broadcast_to(is_real, (trial.samples.batch, length))
     run = Run(inputs, trial.run(inputs))
     yield Padded(trial, field, masks, field.place, padding, side, run, real)
@@ -349,7 +360,7 @@ def _without_padding(padded: Padded) -> Run | None:
 def _with_other_padding(padded: Padded) -> Run | None:
     """Return the run with other vectors, or other inputs, at padded positions."""
     trial, before = padded.trial, padded.run
-    if padded.padding is None and padded.field.kind == "ids":
+    if padded.padding is None:  # only a mask says what is padded
         positions = [(slice(None), int(p)) for p in (~padded.real[0]).nonzero()[0]]
         inputs = trial.samples.changed(before.inputs, padded.field.place, positions)
         return Run(inputs, trial.run(inputs))
@@ -362,10 +373,10 @@ def _starts(padded: Padded) -> list[str]:
     graph = padded.trial.graph
     unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
     nodes = map(graph.node, unchanged.descendants(padded.start))
-    if padded.field.kind == "floats" and padded.padding is not None:
-        return [node.id for node in nodes if "mask_value" in node.config]  # marked before
-    if padded.field.kind in ("floats", "integers"):
+    if padded.padding is None:
         return [padded.field.place]
+    if padded.field.kind == "floats":
+        return [node.id for node in nodes if "mask_value" in node.config]  # marked before
     return [
         node.id
         for node in nodes
@@ -397,8 +408,9 @@ def _masks_of(trial: Trial, field: Field) -> Sequence[Field]:
     padded = [f for f in trial.probed_fields if f.shape[:2] == field.shape[:2]]
     masks = {}
     for mask in fields:
-        is_mask = mask.dtype == "bool" or "mask" in mask.name.lower()
-        if mask.kind == "other" and is_mask and mask.shape == field.shape[:2]:
+        is_mask = mask.is_mask or mask.dtype == "bool" or "mask" in mask.name.lower()
+        is_used = mask.is_mask or field.kind == "ids" or _hides(trial, mask)
+        if mask.kind == "other" and is_mask and is_used and mask.shape == field.shape[:2]:
             common = {f.name: _in_common(mask.name, f.name) for f in padded}
             if common[field.name] == max(common.values()):  # of another sequence otherwise
                 masks[mask.name] = mask, common[field.name]
@@ -406,6 +418,20 @@ def _masks_of(trial: Trial, field: Field) -> Sequence[Field]:
     if len(masks) > 1 and not most:
         return []
     return [mask for mask, size in masks.values() if size == most][:1]
+
+
+def _hides(trial: Trial, mask: Field) -> bool:
+    """Return whether a mask multiplies or chooses something, and is no feature beside others."""
+    graph = trial.graph
+    near = Reachability(graph, stop=lambda n: bool(n.parameters) or n.is_a(_MERGES))
+    nodes = [graph.node(i) for i in near.descendants(mask.place)]
+    ports = [
+        edge.port for node in (mask.place, *(n.id for n in nodes)) for edge in graph.outgoing[node]
+    ]
+    merges = (n for n in nodes if n.is_a(_MERGES))
+    return any("mask" in port for port in ports) or any(
+        len(trial.flow.incoming[n.id]) > 1 for n in merges
+    )
 
 
 def _in_common(first: str, second: str) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
+from plots.attentions import inputs_of_masks
 from plots.graph import Graph
-from plots.layers import is_identity_like
+from plots.layers import is_identity_like, is_recurrent
 from plots.measuring.inputs import ids_and_lengths, padding_of
 from plots.reading import read_graph
 from plots.reading.keras_calls import RecordedCall
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 _LENGTHS = (13, 11, 17, 7, 19, 5, 23, 3)
 """Lengths to choose from: primes, to tell the axis of positions from others."""
 
-_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "RNN", "SimpleRNN"})
-_RECURRENT |= {f"ConvLSTM{rank}D" for rank in (1, 2, 3)}
 _IMAGE_SIDE = 32
 _NUMBERS = 100  # the integers that are quantities are smaller
 _LARGE = 30_000_000  # weights: more get shorter sequences
@@ -51,6 +50,7 @@ class Field:
         words: Words that a text is made of.
         is_free: Whether the model takes any number of positions.
         is_share: Whether its floats are from 0 to 1, such as those of boxes, and not normal.
+        is_mask: Whether only masks of attentions depend on it.
         has_steps: Whether it has four or more axes, and a recurrent layer goes along the second.
     """
 
@@ -64,6 +64,7 @@ class Field:
     words: tuple[str, ...] = ()
     is_free: bool = False
     is_share: bool = False
+    is_mask: bool = False
     has_steps: bool = False
 
     @property
@@ -338,8 +339,14 @@ def _field(
     is_image = len(tensor.shape) > 3 and tensor.shape[-1] in (1, 3, 4)  # masks have other sizes
     if "int" in dtype and (dtype == "uint8" or is_image):
         return Field(**common, kind="integers")
-    is_mask = "mask" in tensor.name.lower() and len(tensor.shape) == 2
-    return Field(**common, kind="floats" if "float" in dtype and not is_mask else "other")
+    has_positions = len(tensor.shape) == 2 and tensor.shape[1] != 1
+    is_mask = node_id in inputs_of_masks(graph) and has_positions
+    is_number = "float" in dtype and not (is_mask or _is_named_mask(tensor))
+    return Field(**common, kind="floats" if is_number else "other", is_mask=is_mask)
+
+
+def _is_named_mask(tensor: Any) -> bool:
+    return "mask" in tensor.name.lower() and len(tensor.shape) == 2
 
 
 def _has_steps(graph: Graph, node_id: str, shape: Sequence[int | None]) -> bool:
@@ -350,7 +357,7 @@ def _has_steps(graph: Graph, node_id: str, shape: Sequence[int | None]) -> bool:
     if len(shape) < 4 or list(shape[1:]).count(shape[1]) > 1:
         return False
     behind = (graph.node(i) for i in Reachability(graph).descendants(node_id))
-    first = (graph.incoming[node.id][0] for node in behind if node.is_a(_RECURRENT))
+    first = (graph.incoming[node.id][0] for node in behind if is_recurrent(node))
     return any(len(edge.tensor.shape) > 2 and edge.tensor.shape[1] == shape[1] for edge in first)
 
 

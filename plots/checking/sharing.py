@@ -8,16 +8,15 @@ from collections.abc import Iterator, Mapping
 from plots.annotations import Note, counted
 from plots.attentions import attentions_with_masks
 from plots.checking.results import Check, said
-from plots.diagnosis.rules import named
+from plots.diagnosis.rules import named, taken_by
 from plots.graph import Graph
-from plots.layers import is_attention, is_norm
+from plots.layers import is_attention, is_norm, is_recurrent
 from plots.traversal import reachability
 
 _SHARED = "Lan et al. 2020, ALBERT, section 3.1; Dehghani et al. 2019, Universal Transformers"
 Ties = Mapping[str, tuple[str, ...]]
 """Layer -> its calls."""
 
-_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "SimpleRNN"})
 _TWINS = "Bromley et al. 1993, Signature Verification using a Siamese Time Delay Neural Network"
 _UNILM = "Dong et al. 2019, UniLM, section 2.2"
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
@@ -43,7 +42,7 @@ def check_sharing(graph: Graph) -> Iterator[Check]:
 
 def _on_one_input(graph: Graph, ties: Ties) -> Iterator[Note]:
     for calls in ties.values():
-        if len({_sources(graph, call) for call in calls}) < len(calls):
+        if len({taken_by(graph, graph.node(call)) for call in calls}) < len(calls):
             text = (
                 f"The same layer is called {len(calls)} times with the same input, {calls[0]}: the "
                 "results are equal, so that what they are made for, such as queries, keys and "
@@ -71,7 +70,7 @@ def _of_outputs(graph: Graph, ties: Ties) -> Iterator[Note]:
     for layer, calls in ties.items():
         reached = [ends & {call, *order.descendants(call)} for call in calls]
         is_split = all(a.isdisjoint(b) for a, b in itertools.combinations(reached, 2))
-        mixes = graph.node(layer).is_a(_RECURRENT) or is_attention(graph.node(layer))
+        mixes = is_recurrent(graph.node(layer)) or is_attention(graph.node(layer))
         if mixes and is_split and all(reached):
             text = (
                 f"{named(graph, calls[:1])} is called {len(calls)} times with the same weights, "
@@ -138,8 +137,3 @@ def _shared_norms(graph: Graph, ties: Ties) -> Iterator[Note]:
                 )
                 yield Note("finding", calls, text, _SHARED)
                 break
-
-
-def _sources(graph: Graph, node_id: str) -> tuple[tuple[str, str, int], ...]:
-    edges = graph.incoming[node_id]
-    return tuple((edge.port, edge.source, edge.output) for edge in edges if not edge.implicit)

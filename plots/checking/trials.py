@@ -19,6 +19,7 @@ from plots.checking.modes import full_precision, training_mode
 from plots.checking.randomness import repeatable, seeds_of
 from plots.checking.samples import Field, Samples
 from plots.graph import Graph
+from plots.layers import DROPOUTS, RECURRENT
 from plots.measuring.execution import Compute, Place, as_array, compute_call, run_calls
 from plots.reading import read_calls
 from plots.reading.keras_calls import RecordedCall, functional_of
@@ -35,7 +36,6 @@ Arrays = Mapping[Place, "np.ndarray"]
 Change = Callable[["np.ndarray"], "np.ndarray"]
 
 _ROUNDING = {"float16": 2 * 2**-10, "bfloat16": 2 * 2**-7}  # of dtypes with little precision
-DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise")
 _OTHER_LENGTHS = (5, 2, 1, 67, 521)
 _OUTSIDE = -1  # in the place of an id(variable): a generator outside of the model
 _OF_BATCH = ("base", "values", "values_in_training", "noise", "random")
@@ -214,7 +214,7 @@ class Trial:
     @cached_property
     def learns_differently(self) -> bool:
         """Whether a layer other than a dropout may compute something else in training."""
-        known = frozenset({*DROPOUTS, "LSTM", "GRU", "SimpleRNN", "Bidirectional"})
+        known = frozenset({*DROPOUTS, *RECURRENT - {"RNN"}, "Bidirectional"})
         known |= {"MultiHeadAttention", "Attention", "AdditiveAttention", "GroupQueryAttention"}
         dense = ("Dense", "EinsumDense")  # for quantization; subclasses may do anything
         return any(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
@@ -26,7 +27,8 @@ _SATURATED = "Glorot and Bengio 2010, Understanding the difficulty of training d
 _AT_ZERO = "docs.jax.dev/en/latest/faq.html, gradients contain NaN where using where"
 _MAY_BE_ZERO = ("Activation", "LeakyReLU", "Maximum", "Minimum", "ReLU", "Relu", "TopK", "Where")
 _ROWS = 3
-_FIRST_SEED = 7
+_FEWEST_ZEROS = 2
+FIRST_SEED = 7
 
 
 def check_weights(trial: Trial) -> Iterator[Check]:
@@ -43,7 +45,7 @@ def check_weights(trial: Trial) -> Iterator[Check]:
     dead, broken = set(variables), set(variables)
     # As it trains; and in inference, where batch norm does not set a batch of one sample to zero.
     for training, seed in ((True, 0), (True, 1), (False, 0)):
-        found = _gradients(trial, variables, seed, training)
+        found = gradients_of(trial, variables, seed, training)
         broken &= {key for key, value in found.items() if not is_finite(value)}
         if broken and seed:
             yield from _broken(trial, [i for i in owners if _owns(owners[i], broken)])
@@ -52,7 +54,10 @@ def check_weights(trial: Trial) -> Iterator[Check]:
             continue
         dead &= {key for key, value in found.items() if not value.any()}
         if not dead:
-            yield said("dead weights", "alive", "every trainable weight gets a gradient")
+            stuck = behind_zeros(trial, variables)
+            yield from _stuck(trial, owners, stuck)
+            if not stuck:
+                yield said("dead weights", "alive", "every trainable weight gets a gradient")
             return
     layers = [i for i in trial.graph.index if i in owners and _owns(owners[i], dead)]
     if not layers:
@@ -62,7 +67,7 @@ def check_weights(trial: Trial) -> Iterator[Check]:
         return
     own = trial.own_weights
     exact = not trial.weights or not any(
-        value.any() for key, value in _gradients(own, variables, 0, True).items() if key in dead
+        value.any() for key, value in gradients_of(own, variables, 0, True).items() if key in dead
     )
     yield Check("dead weights", "dead", note, _witness(trial, layers, exact))
 
@@ -80,6 +85,9 @@ def _note(trial: Trial, layers: list[str]) -> Note | None:
     reasons = [reason for node in (*nodes, *own) if (reason := _reason(node))]
     reasons += ["its result has whole numbers alone, as those of a comparison"] * any(
         _makes_whole(trial, node) for node in nodes
+    )
+    reasons += ["its result changes with what it takes, as behind an ops.stop_gradient"] * any(
+        _stops(trial, node) for node in nodes
     )
     where = f"It ends at {named(trial.graph, ends, 3)}" if ends else ""
     why = ": ".join(filter(None, [where, *reasons[:1]]))
@@ -109,9 +117,52 @@ def _parts(trial: Trial, owners: Mapping[str, Any], dead: AbstractSet[int]) -> I
         yield Check("dead weights", "dead", note, _witness(trial, layers, exact=True))
 
 
+def behind_zeros(trial: Trial, variables: Mapping[int, Any]) -> set[int]:
+    """Return the weights without a gradient as long as weights that are zero stay zero.
+
+    A zero that gets a gradient opens, and may let one through to others, until no more open.
+    """
+    if len(_factors(trial)) < _FEWEST_ZEROS:
+        return set()
+    reached = set[int]()
+    while True:
+        opened = tuple(pair for pair in trial.weights if id(pair[0]) in reached)
+        found = gradients_of(replace(trial, weights=opened), variables, 0, training=True)
+        more = {key for key, value in found.items() if value.any()} - reached
+        if not more:
+            return {*variables} - reached
+        reached |= more
+
+
+def _stuck(trial: Trial, owners: Mapping[str, Any], stuck: AbstractSet[int]) -> Iterator[Check]:
+    """Yield a finding about weights that zeros in series keep as they are."""
+    zeros = _factors(trial) & stuck
+    layers = [i for i in trial.graph.index if i in owners and _owns_some(owners[i], stuck)]
+    places = [i for i in layers if _owns_some(owners[i], zeros)]
+    if places:
+        text = (
+            f"Weights without a gradient: {named(trial.graph, layers, 4)}. "
+            f"{named(trial.graph, places, 4)} begin with zeros, one behind the other, so that the "
+            "gradient of each has another one as a factor, and all stay zero. Begin with zeros at "
+            "the last one of a residual branch only."
+        )
+        note = Note("finding", tuple(dict.fromkeys([*places, *layers])), text, _SATURATED)
+        yield Check("dead weights", "dead", note, _witness(trial, layers, exact=True))
+
+
+def _factors(trial: Trial) -> set[int]:
+    """Return the weights of zero that multiply what a layer takes: kernels and gains, no biases."""
+    zeros = [variable for variable, _ in trial.weights]
+    return {id(v) for v in zeros if len(v.shape) != 1 or v.path.endswith("gamma")}
+
+
+def _owns_some(layer: Any, variables: AbstractSet[int]) -> bool:
+    return any(id(variable) in variables for variable in weights_of(layer))
+
+
 def _witness(trial: Trial, layers: list[str], exact: bool) -> Witness:
     """Return inputs at which the gradient is zero."""
-    inputs = trial.as_model_takes(trial.samples.base(_FIRST_SEED))
+    inputs = trial.as_model_takes(trial.samples.base(FIRST_SEED))
     shows = (
         "With these inputs, the gradient of any loss of the outputs is zero for the weights of "
         f"{named(trial.graph, layers, 4)}."
@@ -152,10 +203,19 @@ def _makes_whole(trial: Trial, node: Node) -> bool:
     return values is not None and bool(given) and is_whole(values) and not any(map(is_whole, given))
 
 
+def _stops(trial: Trial, node: Node) -> bool:
+    """Return whether the result of a closed call changes with the inputs of the model."""
+    place = node.id, 0
+    if not (node.is_a({"Lambda"}) or node.call_class) or place not in trial.values:
+        return False
+    other = trial.run(trial.samples.base(FIRST_SEED))[place]
+    return bool(trial.moved(place, trial.values[place], other).any())
+
+
 def _inputs(trial: Trial, seed: int) -> dict[tuple[str, int], Any]:
     from keras import ops
 
-    arrays = trial.samples.base(seed + _FIRST_SEED)
+    arrays = trial.samples.base(seed + FIRST_SEED)
     is_fixed = any(field.shape[0] != trial.samples.batch for field in trial.samples.fields)
     rows = trial.samples.batch if is_fixed or trial.is_batch_fixed else _ROWS
     return {
@@ -178,7 +238,7 @@ def _loss(trial: Trial, values: Mapping[tuple[str, int], Any], seed: int) -> Any
     return total
 
 
-def _gradients(
+def gradients_of(
     trial: Trial, variables: Mapping[int, Any], seed: int, training: bool
 ) -> dict[int, np.ndarray]:
     """Return id(variable) -> gradient of a random loss, in training mode or in inference."""
@@ -284,7 +344,7 @@ def _broken(trial: Trial, layers: list[str]) -> Iterator[Check]:
         "number first, such as sqrt(x + 1e-6). One step of training turns such weights to NaN."
     )
     note = Note("finding", tuple(dict.fromkeys([*places, *layers])), text, _AT_ZERO)
-    inputs = trial.as_model_takes(trial.samples.base(_FIRST_SEED))
+    inputs = trial.as_model_takes(trial.samples.base(FIRST_SEED))
     shows = f"With these inputs, gradients are NaN or infinite at {named(trial.graph, layers, 4)}."
     witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=not trial.weights, shows=shows)
     yield Check("numbers", "not finite", note, witness)

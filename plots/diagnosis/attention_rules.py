@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.attention_parts import Attention, permutation
 from plots.attentions import attentions_with_masks
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
 from plots.diagnosis.projections import projection_behind, scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import FUSED_ATTENTION, is_additive_merge
 from plots.softmaxes import softmax_axes
@@ -38,7 +38,20 @@ def softmax_axis(graph: Graph) -> Iterator[Note]:
         softmax = graph.node(attention.id)
         shape, over = softmax.outputs[0].shape, set(softmax_axes(graph, softmax))
         summed = _summed_axes(graph, attention)
-        if summed is None or not over or over & summed[0]:
+        if summed is None or not over:
+            continue
+        if over & summed[0]:
+            others = {axis for axis in over - summed[0] if shape[axis] != 1}
+            if others and _is_attended(graph, attention, others):
+                yield finding(
+                    [attention.id, attention.output],
+                    f"A softmax over axes {_words(over)}, but a sum over axis "
+                    f"{_words(summed[0])}: the weights of {named(graph, [attention.id])}, of the "
+                    f"shape {shape_text(shape)}, sum to 1 over all of these axes together, so "
+                    "those of one query sum to less, and queries compete for it. Set "
+                    f"axis={max(summed[0]) - len(shape)}.",
+                    f"{_VASWANI}.1",
+                )
             continue
         own, alone = summed
         if alone & over:
@@ -96,7 +109,7 @@ def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int]
         first = rank - len(labels)
         places = {axis % rank - first for axis in axes} - set(range(-first, 0))
     else:
-        found = _summed_by_product(graph, node, edge)
+        found = summed_by_product(graph, node, edge)
         if found is None:
             return None
         places, alone = found
@@ -126,7 +139,7 @@ def moved_axes(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int |
     return None
 
 
-def _summed_by_product(graph: Graph, node: Node, edge: Edge) -> tuple[set[int], set[int]] | None:
+def summed_by_product(graph: Graph, node: Node, edge: Edge) -> tuple[set[int], set[int]] | None:
     """Return the axes of an input of a product that are summed with the other, and alone."""
     edges = [e for e in graph.incoming[node.id] if not e.implicit]
     rank = len(edge.tensor.shape)
@@ -330,7 +343,7 @@ def score_scale(graph: Graph) -> Iterator[Note]:
             f"{_VASWANI}.1",
         )
     for (is_multiplied, text), ids in places.items():
-        yield remark(
+        yield (finding if is_multiplied else remark)(
             ids,
             f"The scores of {named(graph, ids)} {text} With 1/sqrt(h), scores of independent "
             "queries and keys have a variance of 1 in the beginning"
@@ -373,7 +386,7 @@ def _scale_of(graph: Graph, attention: Attention) -> _Scale | None:
     else:
         if is_additive_merge(scores) or _has_learned_bias(graph, attention):
             return None
-        found = _summed_by_product(graph, scores, edges[0])
+        found = summed_by_product(graph, scores, edges[0])
         if found is None or len(found[0]) != 1:
             return None
         size = edges[0].tensor.shape[next(iter(found[0]))]
@@ -443,7 +456,7 @@ def _contracted_origin(graph: Graph, attention: Attention, edge: Edge) -> Origin
     """Return the origin of the axis of queries or keys that the product of both sums over."""
     if attention.is_one_call:
         return ()
-    found = _summed_by_product(graph, graph.node(attention.scores), edge)
+    found = summed_by_product(graph, graph.node(attention.scores), edge)
     if found is None or len(found[0]) != 1:
         return ()
     return axis_origins(graph)[edge.source, edge.output][next(iter(found[0]))]

@@ -17,15 +17,13 @@ from plots.axes.rules import follow
 from plots.axes.unions import AxisId, AxisUnions, Call
 from plots.costs.flop_rules import is_known
 from plots.graph import Graph, Node, Shape
+from plots.layers import CONVOLUTIONS, REPETITIONS
 from plots.traversal import once_per_graph
 
 Kind = Literal["batch", "position", "feature", ""]
 
 _FREE = 10_007
 """Stands for a free size: a prime that no other size of a model is likely to be."""
-
-_CONVOLUTIONS = frozenset({"Conv1D", "Conv2D", "Conv3D"})
-_REPEATS = frozenset({"BroadcastTo", "Repeat", "RepeatVector", "Tile"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def _of_outputs(node: Node, given: Mapping[str, tuple[Origin, ...]]) -> list[tup
     for port, ids in inputs.items():
         for axis, origin in zip(ids, given[port], strict=True):
             origin_of.setdefault(unions.find(axis), []).append(origin)
-    is_convolution = node.is_a(_CONVOLUTIONS) and node.config.get("data_format") == "channels_last"
+    is_convolution = node.is_a(CONVOLUTIONS) and node.config.get("data_format") == "channels_last"
     results = []
     for number, (ids, tensor) in enumerate(zip(outputs, node.outputs, strict=True)):
         axes = []
@@ -135,7 +133,7 @@ def _fresh(
         kind = own.pop() if len(own) == 1 else ""
     elif has_weights:
         kind = "feature"
-    is_repeated = node.operation in _REPEATS and (
+    is_repeated = node.operation in REPETITIONS and (
         len(first) != rank or part_size(first[place]) == 1
     )
     return (Part(frozenset({(node.id, number, place)}), kind, _size(size), is_repeated),)

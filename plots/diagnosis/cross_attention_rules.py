@@ -11,7 +11,7 @@ from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph
 from plots.layers import is_additive_merge, is_identity_like, is_norm
-from plots.skips import residual_streams
+from plots.streams import residual_streams
 from plots.traversal import Reachability, data_flow
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"

@@ -22,14 +22,13 @@ from plots.diagnosis.closed import closed_layers
 from plots.diagnosis.placement_rules import begins_at_a_norm, meets_a_norm
 from plots.diagnosis.rules import listed
 from plots.graph import Graph, Node
-from plots.layers import is_identity_like, is_linear_projection, is_norm
+from plots.layers import is_identity_like, is_linear_projection, is_norm, is_recurrent
 from plots.positions import kinds_of_positions
-from plots.skips import Stream, residual_streams, stream_roots
+from plots.streams import Stream, residual_streams, stream_roots
 from plots.traversal import Reachability, reachability
 
 _TRANSFORMER_LAYERS = frozenset({"TransformerDecoder", "TransformerEncoder"})
 _EMBEDDINGS = frozenset({"PositionEmbedding", "ReversibleEmbedding", "TokenAndPositionEmbedding"})
-_RECURRENT = frozenset({"Bidirectional", "ConvLSTM", "RNN", "LSTM", "GRU", "SimpleRNN"})
 _CONVOLUTIONS = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2D", "SeparableConv2D"})
 _PROJECTIONS = frozenset({"Dense", "EinsumDense"})
 
@@ -45,7 +44,7 @@ def description_of(graph: Graph) -> str:
     attentions, flow, masked = attentions_with_masks(graph)
     closed = closed_layers(graph)
     streams = [stream for stream in residual_streams(graph) if _attends(stream, attentions)]
-    recurrent = [node for node in graph.nodes if node.is_a(_RECURRENT) and node.id == node.layer]
+    recurrent = [node for node in graph.nodes if is_recurrent(node) and node.id == node.layer]
     is_transformer = _is_transformer(graph, streams, attentions, flow)
     if recurrent:
         text = _of_recurrent_network(graph, recurrent, attentions, flow)

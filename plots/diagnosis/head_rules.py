@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.diagnosis.activations import CLIPPED, activation_of, last_call
-from plots.diagnosis.projections import DROPOUTS, past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
+from plots.diagnosis.projections import KEPT_IN_INFERENCE, past_dropouts
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Graph
 from plots.layers import LINEAR_PROJECTIONS, is_linear_projection, is_norm
 
@@ -152,7 +152,7 @@ def dropout_on_logits(graph: Graph) -> Iterator[Note]:
             before = graph.node(graph.incoming[node.id][0].source)
             if node.is_a({"Dropout"}) and before.is_a({"Dense"}) and node.config.get("rate"):
                 places[node.id] = before.id
-            elif node.class_name not in ("Activation", "Softmax", *DROPOUTS):
+            elif node.class_name not in ("Activation", "Softmax", *KEPT_IN_INFERENCE):
                 break
             node = before
     if places:

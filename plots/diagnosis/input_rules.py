@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from numbers import Real
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.diagnosis.projections import scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Graph, Node
-from plots.layers import is_identity_like
+from plots.layers import is_identity_like, is_recurrent
 from plots.traversal import reachability
 
 _FUNCTIONAL = "Keras guide, keras.io/guides/functional_api"
@@ -23,7 +23,6 @@ _BYTE_SCALE, _TWICE = 1 / 100, 1 / 2_000
 """Factors below the first one turn bytes into numbers near 1; below the second, into nothing."""
 
 _OF_IMAGES = frozenset({"Conv2D", "DepthwiseConv2D", "MaxPooling2D", "SeparableConv2D"})
-_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "SimpleRNN"})
 
 
 @diagnosis_rule("unused_input")
@@ -123,7 +122,7 @@ def one_step(graph: Graph) -> Iterator[Note]:
     for node in graph.nodes if graph.outputs else ():
         edges = graph.incoming[node.id]
         has_state = any(edge.port.startswith("initial_state") for edge in edges)
-        if node.is_a(_RECURRENT) and edges and not has_state and not _is_stateful(node):
+        if is_recurrent(node) and edges and not has_state and not _is_stateful(node):
             shape = edges[0].tensor.shape
             places += [node.id] if len(shape) == 3 and shape[1] == 1 else []
     if places:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from plots.annotations import Note
 from plots.diagnosis.merge_rules import kind_of
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Graph, Node
 from plots.layers import (
+    CONVOLUTIONS,
     is_linear,
     is_linear_projection,
     is_norm,
@@ -18,8 +19,8 @@ from plots.layers import (
 )
 from plots.traversal import data_flow
 
+_GLU = "Dauphin et al. 2017, Language Modeling with Gated Convolutional Networks, section 2"
 _LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
-_CONVOLUTIONS = frozenset(f"Conv{rank}D" for rank in (1, 2, 3))
 
 
 @diagnosis_rule("linear_after_linear")
@@ -86,6 +87,29 @@ def _is_pointwise(node: Node) -> bool:
     return sizes == {1} and is_last and node.config.get("groups", 1) == 1
 
 
+@diagnosis_rule("unused_part")
+def unused_part(graph: Graph) -> Iterator[Note]:
+    """A projection is split, and no call takes one of the parts."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.operation not in ("Split", "Unstack") or not graph.incoming[node.id]:
+            continue
+        taken = {edge.output for edge in graph.outgoing[node.id]}
+        taken |= {number for place, number in graph.outputs if place == node.id}
+        before = graph.node(graph.incoming[node.id][0].source)
+        if taken and len(taken) < len(node.outputs) and is_linear_projection(before):
+            places[node.id] = before.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A part that is not used: {doing(graph, [*places], 'split')} the output of "
+            f"{named(graph, [*places.values()])}, and no call takes one of the parts, so that the "
+            "weights for it are not trained. In a gated layer, one part is the gate, and another "
+            "one what it multiplies: a * sigmoid(b).",
+            _GLU,
+        )
+
+
 # Convolutions -----------------------------------------------------------------------------------
 
 
@@ -139,11 +163,11 @@ def _linear_over_norms(graph: Graph, node: Node) -> Node | None:
 
 def _is_projection(node: Node) -> bool:
     is_whole = node.config.get("groups", 1) == 1 and not node.shared_parameters
-    return is_whole and node.is_a(_CONVOLUTIONS | {"Dense"})
+    return is_whole and node.is_a(CONVOLUTIONS | {"Dense"})
 
 
 def _is_wide(node: Node) -> bool:
-    return node.is_a(_CONVOLUTIONS) and max(node.config.get("kernel_size", (1,))) > 1
+    return node.is_a(CONVOLUTIONS) and max(node.config.get("kernel_size", (1,))) > 1
 
 
 def _is_linear_call(node: Node) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.diagnosis.activations import BENT, CLIPPED, activation_of, last_call
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark, shape_text
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Graph, Loss, Node
 from plots.layers import is_linear_projection, is_reversed_embedding
 from plots.traversal import data_flow
@@ -66,6 +66,13 @@ def _on_range(graph: Graph, last: Node, loss: Loss, name: str) -> Note | None:
             f"Numbers of any sign for a loss on {what}: {place} returns negative numbers, too, and "
             f"{loss.class_name} {why}. End with {right}.",
             _LOSSES if name in ("kldivergence", "poisson") else _REGIONS,
+        )
+    if name == "kldivergence" and activation == "sigmoid" and last.outputs[0].shape[-1] != 1:
+        return remark(
+            [last.id],
+            f"A sigmoid with {loss.class_name}: the numbers at {place} do not sum to 1, and the "
+            "loss compares distributions. Take a softmax.",
+            _LOSSES,
         )
     if name in _DISTANCES and activation in (*CLIPPED, "softmax"):
         text = f"A {_NAMES.get(activation, activation)} with {loss.class_name}: {place} " + (

@@ -12,7 +12,7 @@ from plots.diagnosis.closed import is_closed
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node
 from plots.layers import RESAMPLING, TRACED
-from plots.skips import stream_roots
+from plots.streams import stream_roots
 from plots.traversal import Reachability
 
 _NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"

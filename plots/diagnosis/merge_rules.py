@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from plots.annotations import Note, SkipPath
+from plots.annotations import Note, SkipPath, shape_text
 from plots.diagnosis.activations import activation_of
 from plots.diagnosis.axis_origins import axis_origins, sources
-from plots.diagnosis.projections import DROPOUTS, past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
+from plots.diagnosis.projections import past_dropouts
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
+    DROPOUTS,
     LINEAR_PROJECTIONS,
+    RECURRENT,
     is_additive_merge,
     is_attention,
     is_identity_like,
@@ -21,7 +23,7 @@ from plots.layers import (
     is_subtraction,
     merge_sign,
 )
-from plots.skips import residual_streams
+from plots.streams import residual_streams
 from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
@@ -155,7 +157,7 @@ def one_gate_for_both(graph: Graph) -> Iterator[Note]:
 
 def _has_use_for_more(node: Node) -> bool:
     """Return whether a call combines features, so that the same ones twice add nothing."""
-    return is_attention(node) or node.is_a(LINEAR_PROJECTIONS | {"GRU", "LSTM", "SimpleRNN"})
+    return is_attention(node) or node.is_a(LINEAR_PROJECTIONS | RECURRENT)
 
 
 def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
@@ -286,8 +288,8 @@ def dropout_rate(graph: Graph) -> Iterator[Note]:
         if node.is_a(DROPOUTS) and (node.config.get("rate") or 0) >= _MOST_DROPPED
     ]
     if places:
-        rate = graph.node(places[0]).config["rate"]
-        yield remark(
+        rate = max(graph.node(place).config["rate"] for place in places)
+        yield (finding if rate >= 1 else remark)(
             places,
             f"A dropout of {rate:g}: {doing(graph, places, 'set')} {100 * rate:.0f} % of its input "
             f"to 0 in training. In Keras the rate is the share that is dropped, not kept: "

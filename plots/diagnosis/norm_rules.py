@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds, sources
 from plots.diagnosis.projections import past_dropouts, projection_behind
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, shape_text
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_additive_merge, is_norm
 
@@ -16,7 +16,7 @@ _BA = "Ba et al. 2016, Layer Normalization, section 3"
 _XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
 _IOFFE = "Ioffe and Szegedy 2015, Batch Normalization, section 3.2"
 _MOMENTUM = 0.3
-_CHANNEL_NORMS = frozenset({"BatchNorm", "BatchNormalization", "GroupNormalization"})
+CHANNEL_NORMS = frozenset({"BatchNorm", "BatchNormalization", "GroupNormalization"})
 _TOKEN_NORMS = frozenset({"LayerNorm", "LayerNormalization", "RMSNorm", "RMSNormalization"})
 
 
@@ -84,7 +84,7 @@ def batch_norm_axis(graph: Graph) -> Iterator[Note]:
     is_first = any(node.config.get("data_format") == "channels_first" for node in graph.nodes)
     for node in graph.nodes if not is_first else ():
         axis = node.config.get("axis", -1)
-        if not (node.is_a(_CHANNEL_NORMS) and isinstance(axis, int) and graph.incoming[node.id]):
+        if not (node.is_a(CHANNEL_NORMS) and isinstance(axis, int) and graph.incoming[node.id]):
             continue
         origins = axis_origins(graph)[node.id, 0]
         if len(origins) > 2 and kinds(origins[axis]) == {"position"}:
@@ -118,6 +118,21 @@ def norm_momentum(graph: Graph) -> Iterator[Note]:
             "the averages at each step, so inference uses those of the last batch. PyTorch's "
             f"momentum of {momentum:g} is {1 - momentum:g} in Keras.",
             "Keras API, momentum of keras.layers.BatchNormalization",
+        )
+
+
+@diagnosis_rule("norm_epsilon")
+def norm_epsilon(graph: Graph) -> Iterator[Note]:
+    """A norm adds so much to the variance that it does not normalise."""
+    sizes = {node.id: node.config.get("epsilon") for node in graph.nodes if is_norm(node)}
+    places = [i for i, size in sizes.items() if isinstance(size, int | float) and size >= 1]
+    if places:
+        yield finding(
+            places,
+            f"An epsilon of {sizes[places[0]]:g}: {doing(graph, places, 'add')} it to a variance "
+            "that is about 1, so that activations become smaller with each norm, and are not "
+            "normalised. It is there for variances of 0: 1e-6, not 1e6.",
+            _BA,
         )
 
 

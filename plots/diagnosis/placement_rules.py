@@ -13,8 +13,10 @@ from plots.diagnosis.projections import up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.diagnosis.skip_path_rules import has_sublayer, is_sublayer_part
 from plots.graph import Graph, Node
-from plots.layers import is_identity_like, is_linear_projection, is_norm
-from plots.skips import Stream, past_identities, residual_streams
+from plots.layers import is_identity_like, is_linear_projection
+from plots.norms import normalises
+from plots.skips import past_identities
+from plots.streams import Stream, residual_streams
 from plots.traversal import Reachability, once_per_graph, reachability
 
 NormStyle = Literal["pre", "post", "none", "both"]
@@ -38,7 +40,7 @@ def _up_to_work(graph: Graph) -> Reachability:
     """Return the reachability on paths that stop behind a nonlinear or closed call with weights."""
 
     def stops(node: Node) -> bool:
-        return (node.parameters > 0 and not is_linear_projection(node)) or is_norm(node)
+        return (node.parameters > 0 and not is_linear_projection(node)) or normalises(graph, node)
 
     return Reachability(graph, stop=stops)
 
@@ -50,12 +52,12 @@ def leads_to_a_norm(graph: Graph, start: str) -> bool:
     that the graph does not open.
     """
     nodes = [graph.node(node_id) for node_id in _up_to_work(graph).descendants(start)]
-    return any(is_norm(node) or is_closed(node) for node in nodes)
+    return any(normalises(graph, node) or is_closed(node) for node in nodes)
 
 
 def meets_a_norm(graph: Graph, *starts: str) -> bool:
     """Return whether a norm follows one of some calls before any other call with weights."""
-    return any(is_norm(graph.node(i)) for i in up_to_weights(graph).descendants(*starts))
+    return any(normalises(graph, graph.node(i)) for i in up_to_weights(graph).descendants(*starts))
 
 
 @diagnosis_rule("mixed_norms")
@@ -186,7 +188,7 @@ def no_norm(graph: Graph) -> Iterator[Note]:
     for stream in residual_streams(graph):
         merges = [path.target for path in stream.paths]
         is_deep = len(attended & stream.bypassed) > 1
-        has_norm = any(is_norm(graph.node(place)) for place in stream.bypassed)
+        has_norm = any(normalises(graph, graph.node(place)) for place in stream.bypassed)
         has_norm = has_norm or meets_a_norm(graph, *merges)
         # A learned factor at the end of the branch (ReZero, LayerScale) is there instead of a norm,
         # and so is a gate.
@@ -238,7 +240,7 @@ def begins_at_a_norm(graph: Graph, path: SkipPath) -> bool:
     node = graph.node(path.source)
     while is_identity_like(node) and len(identities.incoming[node.id]) == 1:
         node = graph.node(identities.incoming[node.id][0].source)
-    return is_norm(node)
+    return normalises(graph, node)
 
 
 def _style(path: SkipPath) -> NormStyle | None:

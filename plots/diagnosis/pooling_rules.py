@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.activations import activation_of
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import past_dropouts, scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, shape_text
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
 from plots.diagnosis.score_mask_rules import is_mask
 from plots.graph import Edge, Graph, Node
-from plots.layers import is_identity_like, is_norm
+from plots.layers import is_identity_like, is_norm, is_recurrent
 from plots.softmaxes import float_inputs
 from plots.traversal import data_flow
 
@@ -21,7 +21,6 @@ _MEAN = "Reimers and Gurevych 2019, Sentence-BERT, section 3; huggingface/transf
 _POOLING = "Keras API, data_format of keras.layers.GlobalAveragePooling1D"
 _AVERAGES = frozenset({"GlobalAveragePooling1D", "Mean"})
 _SUMMARIES = _AVERAGES | {"GlobalMaxPooling1D", "Max"}
-_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "SimpleRNN"})
 
 
 @diagnosis_rule("mean_of_masked_vectors")
@@ -101,7 +100,7 @@ def mean_over_features(graph: Graph) -> Iterator[Note]:
     """A summary of a sequence is over its features, so that one number is left of each vector."""
     flow = data_flow(graph)
     mixing = [a.output for a in attentions_with_masks(graph)[0]]
-    mixing += [node.id for node in graph.nodes if node.is_a(_RECURRENT)]
+    mixing += [node.id for node in graph.nodes if is_recurrent(node)]
     places = []
     for node in graph.nodes:
         axis = _reduced_axis(graph, node) if node.operation in _SUMMARIES else None

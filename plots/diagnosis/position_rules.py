@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks, position_flow
@@ -17,6 +17,7 @@ from plots.traversal import data_flow
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
 _ROPE = "Su et al. 2021, RoFormer, section 3.2"
+_SWIN = "Liu et al. 2021, Swin Transformer, section 3.2, figure 4"
 _EVERY_STEP = "Dehghani et al. 2019, Universal Transformers, section 2.1, does it on purpose"
 
 
@@ -68,6 +69,7 @@ def rotations(graph: Graph) -> Iterator[Note]:
                 alone.setdefault(turned[0], []).append(attention.id)
         elif all(own["feature"] > 1 and not own["position"] for own in axes.values()):
             by_heads.append(attention.id)
+    by_heads += [node.id for node in graph.nodes if _turns_by_heads(graph, node)]
     for name, ids in alone.items():
         other = "keys" if name == "queries" else "queries"
         yield finding(
@@ -85,6 +87,15 @@ def rotations(graph: Graph) -> Iterator[Note]:
             "products do not depend on positions. Rotate along the axis of the positions.",
             _ROPE,
         )
+
+
+def _turns_by_heads(graph: Graph, node: Node) -> bool:
+    """Return whether a layer of KerasHub rotates along an axis of features, such as of heads."""
+    axis = node.config.get("sequence_axis")
+    if not node.is_a({"RotaryEmbedding"}) or node.call_class or not isinstance(axis, int):
+        return False
+    origins = axis_origins(graph)[node.id, 0]
+    return -len(origins) <= axis < len(origins) and kinds(origins[axis]) == {"feature"}
 
 
 @diagnosis_rule("rotated_values")
@@ -110,20 +121,14 @@ def rotated_values(graph: Graph) -> Iterator[Note]:
 
 def _turned_along(graph: Graph, tables: Tables, end: Edge) -> Counter[Kind]:
     """Return how often queries or keys are multiplied by fixed numbers along axes of each kind."""
-    waiting, seen, found = [end.source], set[str](), Counter[Kind]()
-    while waiting:
-        node = graph.node(waiting.pop())
-        if node.id in seen or node.parameters or node.shared_parameters:
-            continue
-        seen.add(node.id)
-        if node.is_a({"Multiply"}):
-            shape, origins = node.outputs[0].shape, axis_origins(graph)[node.id, 0]
-            for operand, axes in tables.fixed_operands(node):
-                is_fixed = isinstance(operand, Edge) or operand.digest is not None
-                along = {axis for axis in axes if -len(shape) < axis < -1 and shape[axis] != 1}
-                if -1 in axes and len(along) == 1 and is_fixed:
-                    found.update(kinds(origins[along.pop()]))
-        waiting += tables.flow.sources[node.id]
+    found = Counter[Kind]()
+    for node in tables.products_behind(end):
+        shape, origins = node.outputs[0].shape, axis_origins(graph)[node.id, 0]
+        for operand, axes in tables.fixed_operands(node):
+            is_fixed = isinstance(operand, Edge) or operand.digest is not None
+            along = {axis for axis in axes if -len(shape) < axis < -1 and shape[axis] != 1}
+            if -1 in axes and len(along) == 1 and is_fixed:
+                found.update(kinds(origins[along.pop()]))
     return found
 
 
@@ -185,6 +190,46 @@ def positions_of_one_sequence(graph: Graph) -> Iterator[Note]:
             "as a set, unless a causal mask shows its order.",
             _VASWANI,
         )
+
+
+@diagnosis_rule("rolled_and_not_back")
+def rolled_and_not_back(graph: Graph) -> Iterator[Note]:
+    """A branch rolls positions before an attention, and is added to the stream as rolled."""
+    attended = {attention.output for attention in attentions_with_masks(graph)[0]}
+    places: dict[str, str] = {}
+    for path in graph.skip_paths:
+        inside = [graph.node(i) for i in path.bypassed]
+        rolls = [node for node in inside if node.operation == "Roll"]
+        sums: Counter[int] = Counter()
+        for shifts in map(_shifts_of, rolls):
+            sums.update(shifts or {})
+        is_known = all(_shifts_of(node) is not None for node in rolls)
+        is_added = is_additive_merge(graph.node(path.target))
+        if rolls and is_known and any(sums.values()) and is_added and attended & {*path.bypassed}:
+            places[path.target] = rolls[0].id
+    if places:
+        rolls_ = [*dict.fromkeys(places.values())]
+        yield finding(
+            [*rolls_, *places],
+            f"Rolled and not rolled back: {doing(graph, rolls_, 'move')} positions along before an "
+            f"attention, and {doing(graph, [*places], 'add')} what it returns to positions that "
+            "were not moved, so that each gets the result of another one. Roll back by the same "
+            "shift after the attention.",
+            _SWIN,
+        )
+
+
+def _shifts_of(node: Node) -> Mapping[int, int] | None:
+    """Return by how much a call rolls each axis; None if that is not known."""
+    given = {constant.port: constant.value for constant in node.constants} | dict(node.config)
+    shift, axis = (
+        list(value) if isinstance(value, list | tuple) else [value]
+        for value in (given.get("shift"), given.get("axis"))
+    )
+    if len(shift) != len(axis) or not all(isinstance(n, int) for n in (*shift, *axis)):
+        return None
+    rank = len(node.outputs[0].shape)
+    return {a % rank: s for a, s in zip(axis, shift, strict=True)}
 
 
 @diagnosis_rule("one_frequency")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
+    DROPOUTS,
     LINEAR_PROJECTIONS,
     PARTS,
     SHAPE_CHANGES,
@@ -60,7 +61,7 @@ def projection_behind(graph: Graph, edge: Edge) -> Projection | None:
         is_layout = is_identity_like(node) or node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS)
         is_rotated = is_rotated or not is_layout or len(edges) > 1
         if factor is not None:
-            if is_rotated and factor != -1:
+            if is_rotated and abs(factor) != 1:
                 return None
             factors.append(factor)
         elif node.operation in ("Divide", "TrueDivide"):
@@ -91,9 +92,7 @@ def scalar_factor(node: Node) -> float | None:
     return None
 
 
-DROPOUTS = frozenset({"AlphaDropout", "Cast", "Dropout", "GaussianDropout", "Identity"}) | {
-    f"SpatialDropout{rank}D" for rank in (1, 2, 3)
-}
+KEPT_IN_INFERENCE = frozenset(DROPOUTS | {"Cast", "Identity"})
 """Calls that return their input in inference."""
 
 
@@ -110,7 +109,7 @@ def past_dropouts(graph: Graph, edge: Edge, only: bool = False) -> Node | None:
         takers = len({e.target for e in graph.outgoing[node.id]})
         if only and (takers > 1 or any(node.id == output for output, _ in graph.outputs)):
             return None
-        if not node.is_a(DROPOUTS) or not graph.incoming[node.id]:
+        if not node.is_a(KEPT_IN_INFERENCE) or not graph.incoming[node.id]:
             return node
         node = graph.node(graph.incoming[node.id][0].source)
 

@@ -9,10 +9,9 @@ from plots.diagnosis.closed import is_closed
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
-from plots.layers import is_identity_like, is_signed_merge
+from plots.layers import RECURRENT, is_identity_like, is_signed_merge
 from plots.traversal import data_flow
 
-_RECURRENT = frozenset({"ConvLSTM1D", "ConvLSTM2D", "GRU", "LSTM", "RNN", "SimpleRNN"})
 _BACKWARDS = "Keras API, go_backwards of keras.layers.RNN; github.com/keras-team/keras/issues/1431"
 _SCHUSTER = "Schuster and Paliwal 1997, Bidirectional Recurrent Neural Networks, section III"
 _STATES = "Keras API, return_state and initial_state of keras.layers.LSTM"
@@ -56,7 +55,7 @@ def _is_ids(node: Node) -> bool:
 
 def _turns_steps(node: Node) -> bool:
     """Return whether a call returns the steps of a sequence in the opposite order."""
-    if node.is_a(_RECURRENT):
+    if node.is_a(RECURRENT):
         return bool(node.config.get("go_backwards"))
     if node.operation == "Flip":
         axis = node.config.get("axis")
@@ -101,7 +100,7 @@ def first_step(graph: Graph) -> Iterator[Note]:
         if _step(node) == 0 and graph.incoming[node.id]:
             edge = graph.incoming[node.id][0]
             before = past_dropouts(graph, edge, only=True)
-            if before is not None and before.is_a(_RECURRENT) and not _turns_steps(before):
+            if before is not None and before.is_a(RECURRENT) and not _turns_steps(before):
                 places[node.id] = before.id
     if places:
         yield finding(
@@ -193,7 +192,7 @@ def state_of_the_same_sequence(graph: Graph) -> Iterator[Note]:
     for node in graph.nodes if len(graph.inputs) > 1 else ():
         read = [e.source for e in graph.incoming[node.id] if not e.port.startswith("initial_state")]
         states = [e.source for e in graph.incoming[node.id] if e.port.startswith("initial_state")]
-        if not node.is_a(_RECURRENT) or not states or not read:
+        if not node.is_a(RECURRENT) or not states or not read:
             continue
         own = {i for i in graph.inputs if any(flow.depends(source, on=i) for source in read)}
         begins = {i for i in graph.inputs if any(flow.depends(state, on=i) for state in states)}

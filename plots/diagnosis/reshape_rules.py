@@ -7,12 +7,12 @@ from itertools import accumulate
 from math import prod
 from operator import mul
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark, shape_text
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Edge, Graph, Node, Shape
 from plots.layers import SHAPE_CHANGES, is_crop
 

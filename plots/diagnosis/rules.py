@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from plots.annotations import Note
-from plots.graph import Graph, Shape
+from plots.graph import Graph, Node
 from plots.hierarchy import find_namespaces
 
 Rule = Callable[[Graph], Iterable[Note]]
@@ -91,6 +91,7 @@ def listed(words: Sequence[str], most: int = 2) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def shape_text(shape: Shape) -> str:
-    """Return a shape as text: "(None, 11, 6)"."""
-    return f"({', '.join(map(str, shape))})"
+def taken_by(graph: Graph, node: Node) -> tuple[object, ...]:
+    """Return the tensors and constants that a call takes, to compare it with other calls."""
+    edges = [(e.port, e.source, e.output, e.implicit) for e in graph.incoming[node.id]]
+    return (*edges, *((c.port, repr(c)) for c in node.constants))

@@ -9,16 +9,16 @@ from plots.annotations import Note
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.merge_rules import kind_of
 from plots.diagnosis.projections import projection_behind, up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark, taken_by
 from plots.graph import Graph, Node
-from plots.layers import LINEAR_PROJECTIONS, is_subtraction
+from plots.layers import LINEAR_PROJECTIONS, RECURRENT, is_subtraction
 from plots.traversal import data_flow
 
 _SIAMESE = "Bromley et al. 1993, Signature Verification using a Siamese Time Delay Neural Network"
 _VAE = "Kingma and Welling 2014, Auto-Encoding Variational Bayes, appendix C.2"
 _TRANSPOSED = frozenset(f"Conv{rank}DTranspose" for rank in (1, 2, 3))
 _DEPTHWISE = frozenset(f"DepthwiseConv{rank}D" for rank in (1, 2))
-_RECURRENT = frozenset({"GRU", "LSTM", "SimpleRNN"})
+_RECURRENT = RECURRENT - {"RNN"}  # whose cell may draw numbers
 _DETERMINISTIC = LINEAR_PROJECTIONS | _TRANSPOSED | _DEPTHWISE | _RECURRENT
 
 
@@ -32,7 +32,7 @@ def called_twice_on_the_same_tensor(graph: Graph) -> Iterator[Note]:
         nodes = [graph.node(call) for call in calls]
         if not all(map(_is_deterministic, nodes)) or len({n.opened for n in nodes}) > 1:
             continue
-        same = len({_arguments(graph, node) for node in nodes}) == 1
+        same = len({taken_by(graph, node) for node in nodes}) == 1
         if same and _are_used_together(graph, calls) and not _meet_in_attention(graph, calls):
             (source,) = {edge.source for edge in graph.incoming[calls[0]][:1]}
             yield finding(
@@ -83,11 +83,6 @@ def _is_deterministic(node: Node) -> bool:
     is_random = any(node.config.get(key) for key in ("dropout", "recurrent_dropout", "stateful"))
     is_layer = node.kind == "layer" and node.parameters > 0 and bool(node.trainable)
     return is_layer and node.is_a(_DETERMINISTIC) and not is_random
-
-
-def _arguments(graph: Graph, node: Node) -> tuple[object, ...]:
-    edges = [(e.port, e.source, e.output, e.implicit) for e in graph.incoming[node.id]]
-    return (*edges, *((c.port, repr(c)) for c in node.constants))
 
 
 def _are_used_together(graph: Graph, calls: tuple[str, ...]) -> bool:

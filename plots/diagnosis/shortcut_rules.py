@@ -1,18 +1,20 @@
-"""Rules on the shortcuts of residual blocks: projections of the branch, not of the input."""
+"""Rules on the shortcuts of residual blocks: of the branch, or of the first block for all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from plots.annotations import Note
+from plots.attentions import attentions_with_masks
+from plots.diagnosis.norm_rules import CHANNEL_NORMS
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Edge, Graph, Node
-from plots.layers import is_additive_merge, is_linear_projection
+from plots.layers import is_additive_merge, is_attention, is_linear_projection
 from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3.2"
-_CHANNEL_NORMS = frozenset({"BatchNormalization", "GroupNormalization"})
+_IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 2"
 
 
 @diagnosis_rule("shortcut_of_the_branch")
@@ -57,7 +59,45 @@ def _projection(graph: Graph, edge: Edge, is_branch: bool = False) -> Node | Non
     `is_branch` says that others take it as well.
     """
     node = past_dropouts(graph, edge, only=not is_branch)
-    while node is not None and node.is_a(_CHANNEL_NORMS):
+    while node is not None and node.is_a(CHANNEL_NORMS):
         edges = graph.incoming[node.id]
         node = past_dropouts(graph, edges[0], only=True) if len(edges) == 1 else None
     return node if node is not None and is_linear_projection(node) else None
+
+
+@diagnosis_rule("shortcut_of_the_first_block")
+def shortcut_of_the_first_block(graph: Graph) -> Iterator[Note]:
+    """All sublayers in series add the same early tensor, so that no skip path leads past them."""
+    flow = data_flow(graph)
+    attended = {attention.output for attention in attentions_with_masks(graph)[0]}
+    merges: dict[tuple[str, int], list[tuple[str, str]]] = {}  # shortcut -> (merge, its branch)
+    for node in graph.nodes:
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        if not is_additive_merge(node) or len(edges) != 2 or node.constants:
+            continue
+        for shortcut, branch in (edges, edges[::-1]):
+            end = past_dropouts(graph, branch)
+            is_sublayer = end is not None and (
+                is_linear_projection(end) or end.id in attended or is_attention(end)
+            )
+            depends = flow.depends(branch.source, on=shortcut.source)
+            if is_sublayer and depends and flow.depends_on_input(shortcut.source):
+                key = shortcut.source, shortcut.output
+                merges.setdefault(key, []).append((node.id, branch.source))
+    for (source, _), pairs in merges.items():
+        chain = pairs[:1]
+        for pair in pairs[1:]:
+            if flow.depends(pair[1], on=chain[-1][0]):
+                chain.append(pair)
+        ids = [merge for merge, _ in chain]
+        inside = {*flow.ancestors(chain[-1][1])} | {end for _, end in chain}
+        is_shared = any(graph.node(i).layer in graph.ties for _, i in chain)
+        if len(chain) > 2 and not attended.isdisjoint(inside) and not is_shared:
+            yield finding(
+                [*ids, source],
+                f"The same shortcut at each of {len(ids)} sublayers: {named(graph, ids)} add "
+                f"{named(graph, [source])}, from before the first of them, and not their own "
+                "input, so that no skip path leads past any but the first, and what the others "
+                "add is lost to all but the next. Add the input of each: x = x + f(x).",
+                _IDENTITY,
+            )

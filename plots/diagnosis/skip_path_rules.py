@@ -11,7 +11,7 @@ from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
 from plots.graph import Graph, Node
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
 from plots.layers import is_additive_merge, is_attention, is_identity_like, is_norm
-from plots.skips import Stream, residual_streams
+from plots.streams import Stream, residual_streams
 from plots.traversal import Reachability, data_flow, reachability
 
 _RESIDUAL = (

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
-from plots.diagnosis.attention_rules import moved_axes
+from plots.diagnosis.activations import activation_of
+from plots.diagnosis.attention_rules import moved_axes, summed_by_product
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import scalar_factor
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
@@ -14,6 +15,7 @@ from plots.graph import Edge, Graph, Node
 from plots.layers import (
     FUSED_ATTENTION,
     PARTS,
+    PRODUCTS,
     SHAPE_CHANGES,
     TRANSPOSITIONS,
     is_identity_like,
@@ -22,7 +24,9 @@ from plots.layers import (
 from plots.softmaxes import float_inputs, softmax_axes
 
 _POOLING = "Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, section 2.1"
+_RETENTION = "Sun et al. 2023, RetNet, section 2.1, has no softmax on purpose, and a norm after it"
 _SHARED = "Kitaev et al. 2020, Reformer, section 2, shares queries and keys on purpose"
+_POINTWISE = frozenset({"Add", "Divide", "Multiply", "Square", "Subtract", "TrueDivide", "Where"})
 _SUMS = frozenset({"Mean", "Sum"})
 _MOST_STEPS = 16
 
@@ -115,6 +119,61 @@ def _is_reduced_again(graph: Graph, total: Node) -> bool:
         taker.operation in _SUMS or taker.is_a({"BaseGlobalPooling", "BasePooling"})
         for taker in takers
     )
+
+
+@diagnosis_rule("scores_without_a_softmax")
+def scores_without_a_softmax(graph: Graph) -> Iterator[Note]:
+    """Values are summed with products of queries and keys that no softmax normalises."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        for edge in float_inputs(graph, node) if node.operation in PRODUCTS else ():
+            scores = _scores_behind(graph, edge)
+            if scores is not None and _sums_positions(graph, node, edge):
+                found[node.id] = scores.id
+    if found:
+        yield remark(
+            [*found, *found.values()],
+            f"Attention without a softmax: {doing(graph, [*found], 'sum')} values with the scores "
+            f"of {named(graph, [*found.values()])} as weights, which have any size and sum, also "
+            "if a ReLU comes between. With more keys, the output grows. Take the softmax of the "
+            "scores, unless a norm follows and that is meant.",
+            _RETENTION,
+        )
+
+
+def _scores_behind(graph: Graph, edge: Edge) -> Node | None:
+    """Return the product of queries and keys that weights are, up to masks and activations."""
+    node = graph.node(edge.source)
+    for _ in range(_MOST_STEPS):
+        edges = float_inputs(graph, node)
+        if node.operation in PRODUCTS and len(edges) == 2:
+            summed = [_summed_kinds(graph, node, own) for own in edges]
+            return node if summed == [{"feature"}, {"feature"}] else None
+        is_plain = (
+            node.operation in _POINTWISE or is_identity_like(node) or bool(activation_of(node))
+        )
+        if not is_plain or node.parameters or not edges or softmax_axes(graph, node):
+            return None
+        if node.operation in ("Divide", "TrueDivide") and len(edges) > 1:
+            return None  # by their sum
+        node = graph.node(edges[0].source)
+    return None
+
+
+def _summed_kinds(graph: Graph, node: Node, edge: Edge) -> set[str]:
+    """Return the kinds of the axes of an input that a product sums."""
+    found = summed_by_product(graph, node, edge)
+    if found is None or len(found[0]) != 1:
+        return set()
+    origins = axis_origins(graph)[edge.source, edge.output]
+    return {*kinds(origins[next(iter(found[0]))])}
+
+
+def _sums_positions(graph: Graph, node: Node, edge: Edge) -> bool:
+    """Return whether a product sums the positions of its weights, which have queries as well."""
+    origins = axis_origins(graph)[edge.source, edge.output]
+    positions = [axis for axis in origins[1:] if kinds(axis) == {"position"}]
+    return len(positions) == 2 and _summed_kinds(graph, node, edge) == {"position"}
 
 
 @diagnosis_rule("queries_as_keys")

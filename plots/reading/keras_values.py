@@ -301,6 +301,8 @@ def _pattern(array: Any) -> str:
             return pattern
     if array.dtype.kind == "f" and not is_added and _depends_on_distance(array):
         return "biases by distance"
+    if array.dtype.kind == "f" and (array == array[..., :1, :]).all():
+        return "equal rows"
     if array.dtype.kind != "f" or not _are_sinusoids(array):
         return ""
     columns = np.unique(array.reshape(-1, array.shape[-1]).round(4), axis=1).shape[1]

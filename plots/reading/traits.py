@@ -22,22 +22,12 @@ from plots.layers import (
     is_rearrangement,
     is_softmax,
 )
+from plots.norms import DIVISIONS, ELEMENTWISE, STATISTICS, is_root
 from plots.positions import kinds_of_positions
 from plots.shape_values import pattern_of_output
 from plots.traversal import Reachability, data_flow
 
-_DIVISIONS = frozenset({"Divide", "TrueDivide"})
 _NORM_OPERATIONS = NORMS | {"Normalize"}
-_ROOTS = frozenset({"Norm", "Rsqrt", "Sqrt", "Std"})
-_STATISTICS = frozenset({"Max", "Mean", "Moments", "Norm", "Std", "Sum", "Var"})
-_ELEMENTWISE = (
-    frozenset({"Abs", "Absolute", "Add", "Cast", "Multiply", "Power", "Square", "Subtract"})
-    | _DIVISIONS
-    | _ROOTS
-    | _STATISTICS
-    | {"Maximum", "Reciprocal"}
-)
-"""Operations that a norm is made of."""
 
 
 def traits_of(
@@ -122,11 +112,11 @@ def _normalises(graph: Graph, flow: Reachability) -> bool:
         and not (is_identity_like(node) or is_rearrangement(node))
     ]
     if any(node.is_a(_NORM_OPERATIONS) for node in kept):
-        return all(node.is_a(_NORM_OPERATIONS | _ELEMENTWISE) for node in kept)
-    if not all(node.is_a(_ELEMENTWISE) for node in kept):
+        return all(node.is_a(_NORM_OPERATIONS | ELEMENTWISE) for node in kept)
+    if not all(node.is_a(ELEMENTWISE) for node in kept):
         return False
     for node in kept:
-        if node.is_a(_DIVISIONS | {"Multiply"}):
+        if node.is_a(DIVISIONS | {"Multiply"}):
             by = [e.source for e in graph.incoming[node.id] if _is_spread(graph, flow, e.source)]
             if len(by) == 1 < len(graph.incoming[node.id]):
                 return True
@@ -136,13 +126,9 @@ def _normalises(graph: Graph, flow: Reachability) -> bool:
 def _is_spread(graph: Graph, flow: Reachability, node_id: str) -> bool:
     """Return whether a call returns a root of a sum or mean over an axis of the input."""
     nodes = [graph.node(i) for i in (node_id, *flow.ancestors(node_id))]
-    has_root = any(node.is_a(_ROOTS) or _is_square_root(node) for node in nodes)
+    has_root = any(is_root(node) for node in nodes)
     is_reduced = any(size == 1 for size in graph.node(node_id).outputs[0].shape[1:])
-    return has_root and is_reduced and any(node.is_a(_STATISTICS) for node in nodes)
-
-
-def _is_square_root(node: Node) -> bool:
-    return node.class_name == "Power" and any(abs(c.value or 0) == 0.5 for c in node.constants)
+    return has_root and is_reduced and any(node.is_a(STATISTICS) for node in nodes)
 
 
 def _returns_a_softmax(graph: Graph, node_id: str) -> bool:

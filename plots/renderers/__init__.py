@@ -16,7 +16,7 @@ from typing import Any
 
 from plots.annotations import DIFFERENCES, Note, Overlay, Quantity, counted, number_text
 from plots.axes import meaning
-from plots.graph import Constant, Edge, Graph, Node, Tensor
+from plots.graph import Constant, Edge, Graph, Node
 from plots.hierarchy import common_namespace, enclosing_namespaces, find_namespaces
 from plots.layers import is_attention, is_identity_like, is_norm, merge_sign
 from plots.traversal import Reachability
@@ -397,11 +397,6 @@ def group_text(node: Node) -> str:
 def wrapped(text: str, width: int, **options: Any) -> list[str]:
     """Return the lines of a text, wrapped at `width`, with options of `textwrap.wrap`."""
     return [part for line in text.splitlines() for part in textwrap.wrap(line, width, **options)]
-
-
-def shape_text(tensor: Tensor) -> str:
-    """Return a shape as Keras prints it: "(None, 7, 16)"."""
-    return "(" + ", ".join("None" if n is None else str(n) for n in tensor.shape) + ")"
 
 
 def constant_text(constant: Constant) -> str:

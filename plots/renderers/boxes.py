@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.graph import Graph, Node
 from plots.layers import merge_sign
 from plots.renderers import (
@@ -25,7 +25,6 @@ from plots.renderers import (
     noted_colour,
     notes_at,
     numbers_at,
-    shape_text,
     wrapped,
 )
 from plots.renderers.labels import class_of, details_of, operand_of, shared_of, title_of
@@ -136,8 +135,8 @@ def _rows(node: Node, graph: Graph, labels: Labels) -> list[str]:
     if labels.activations and node.activation is not None:
         rows.append(f"activation: <b>{escaped(node.activation)}</b>")
     if labels.shapes:
-        inputs = ", ".join(shape_text(edge.tensor) for edge in graph.incoming[node.id])
-        outputs = ", ".join(shape_text(tensor) for tensor in node.outputs)
+        inputs = ", ".join(shape_text(edge.tensor.shape) for edge in graph.incoming[node.id])
+        outputs = ", ".join(shape_text(tensor.shape) for tensor in node.outputs)
         rows.append(escaped(f"{inputs} → {outputs}" if inputs else outputs))
     if labels.dtypes:
         rows.append(escaped(", ".join(tensor.dtype for tensor in node.outputs)))

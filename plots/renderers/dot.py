@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from plots.annotations import shape_text
 from plots.graph import Edge, Graph, Node
 from plots.hierarchy import enclosing_namespaces
 from plots.layers import merge_sign
@@ -21,7 +22,6 @@ from plots.renderers import (
     legend,
     noted_colour,
     repeated,
-    shape_text,
 )
 from plots.renderers.boxes import (
     LONGEST_LINE,
@@ -459,5 +459,5 @@ def _reference(edge: Edge, layout: Layout, prefix: str) -> tuple[pydot.Node, pyd
 
 def _tip(edge: Edge) -> str:
     """Return the tooltip of an edge in an SVG."""
-    tensor = f"{shape_text(edge.tensor)} {edge.tensor.dtype}"
+    tensor = f"{shape_text(edge.tensor.shape)} {edge.tensor.dtype}"
     return f"{edge.source} → {edge.target} ({edge.port}): {tensor}"

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from plots.annotations import Note
+from plots.annotations import Note, shape_text
 from plots.graph import Graph, Node
 from plots.layers import merge_sign
 from plots.registry import graph_renderer
@@ -26,7 +26,6 @@ from plots.renderers import (
     notes_at,
     numbers_at,
     repeated,
-    shape_text,
     wrapped,
 )
 from plots.renderers.labels import class_of, details_of, frame_title, shared_of, title_of
@@ -176,7 +175,7 @@ class _Chart:
 
 def _words(graph: Graph, node: Node, shapes: bool, tag: str | None) -> list[str]:
     """Return the lines of a node; a merge without further lines is its sign."""
-    rows = [", ".join(map(shape_text, node.outputs))] if shapes else []
+    rows = [", ".join(shape_text(tensor.shape) for tensor in node.outputs)] if shapes else []
     rows += numbers_at(node, graph)
     rows += [words for note in notes_at(node, graph) for words in _note_words(note)]
     times = graph.times(node)

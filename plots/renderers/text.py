@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
-from plots.annotations import Note, SkipPath, counted, number_text
+from plots.annotations import Note, SkipPath, counted, number_text, shape_text
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.hierarchy import block_by_block, enclosing_namespaces, find_namespaces
 from plots.layers import merge_sign
 from plots.registry import graph_renderer
-from plots.renderers import constant_text, group_text, repeated, shape_text, wrapped
+from plots.renderers import constant_text, group_text, repeated, wrapped
 from plots.renderers.labels import class_of, details_of, frame_title
 
 _MAX_NAME_WIDTH = 48  # a longer name shifts the rest of its own row only
@@ -108,7 +108,7 @@ def _cells(graph: Graph, node: Node | None, shapes: bool) -> list[str]:
 
 def _tensor_text(tensor: Tensor) -> str:
     """Return a shape, as letters if they are known, and the dtype unless it is float32."""
-    shape = f"({', '.join(tensor.letters)})" if tensor.letters else shape_text(tensor)
+    shape = f"({', '.join(tensor.letters)})" if tensor.letters else shape_text(tensor.shape)
     return shape if tensor.dtype == "float32" else f"{shape} {tensor.dtype}"
 
 

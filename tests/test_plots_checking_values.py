@@ -1,0 +1,66 @@
+"""Every mistake of a table is found by running, and nothing once it is put right."""
+
+import re
+
+import keras
+import pytest
+from keras import layers, ops
+from mistaken_values import (
+    distances_added,
+    equal_units,
+    frozen_table,
+    gains_of_zero,
+    last_row_for_all,
+    mean_of_squares,
+    power_of_the_variance,
+    rotated_apart,
+    stopped_inside,
+)
+from model_bricks import T
+
+import plots
+
+FOUND = {
+    "last row for all": (last_row_for_all, "same vector at every position", "finding"),
+    "power of the variance": (power_of_the_variance, "512 times smaller", "finding"),
+    "mean of squares": (mean_of_squares, "8 times smaller", "finding"),
+    "distances added": (distances_added, "prefer what is far", "finding"),
+    "rotated apart": (rotated_apart, "do not cancel", "finding"),
+    "equal units": (equal_units, "Units that stay equal", "finding"),
+    "gains of zero": (gains_of_zero, "one behind the other", "finding"),
+    "stopped inside": (stopped_inside, "behind an ops.stop_gradient", "finding"),
+    "frozen table": (frozen_table, "Frozen random vectors", "remark"),
+}
+
+
+def told(model):
+    return [check.note for check in plots.check(model) if check.note.kind != "description"]
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_mistake_in_values_is_found_and_nothing_once_it_is_put_right(name):
+    build, words, kind = FOUND[name]
+    keras.utils.set_random_seed(1)
+    (note,) = [note for note in told(build(True)) if re.search(words, note.text)]
+    assert note.kind == kind
+    assert note.about
+    right = told(build(False))
+    assert not [n.text for n in right if n.kind == "finding" or re.search(words, n.text)]
+
+
+@pytest.mark.parametrize("hidden", [0.0, 1.0])
+def test_vectors_are_masked_by_an_input_of_any_name_and_convention(hidden):
+    """It is told apart by what it does; a product of scores and flags masks nothing."""
+    frames, flags = keras.Input((T, 5)), keras.Input((T,), name="valid")
+    shown = flags if hidden == 0.0 else 1.0 - flags
+
+    def model(masked):
+        query, key, value = (layers.Dense(3)(frames) for _ in range(3))
+        scores = masked(ops.matmul(query, ops.transpose(key, (0, 2, 1))))
+        return keras.Model([frames, flags], ops.matmul(ops.softmax(scores), value))
+
+    right = plots.check(model(lambda s: s + (1.0 - shown[:, None]) * -1e9))
+    assert [c.verdict for c in right if c.property == "padding"] == ["ignored"]
+    assert not [c.note.text for c in right if c.note.kind == "finding"]
+    wrong = plots.check(model(lambda s: s * shown[:, None]))
+    assert [c.note.kind for c in wrong if c.property == "padding"] == ["finding"]
