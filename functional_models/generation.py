@@ -338,8 +338,6 @@ class Generator:
             until: Tensor,
             stops: Tensor,
         ) -> Any:
-            next_logits = partial(self._next, weights, rules_of(sampler), stops)
-
             def has_more(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Tensor:
                 return ops.logical_and(index < until, ops.logical_not(ops.all(done)))
 
@@ -368,6 +366,7 @@ class Generator:
 
             if tokens.shape[0] == 1:
                 weights = self._weights.matrices(weights)
+            next_logits = partial(self._next, weights, rules_of(sampler), stops)
             state = [ops.convert_to_tensor(x) for x in (tokens, index, done)]
             loop_vars = (state[0], without_row(cache), *state[1:])
             tokens, cache, index, done = sampler.run_loop(has_more, step, loop_vars=loop_vars)
