@@ -15,6 +15,7 @@ Shape letters, used in every docstring, comment and einsum of this package:
 | `v` | `vocabulary_size` |
 | `m` | `num_streams` |
 | `c` | slots of a key/value cache |
+| `u` | `value_dim` |
 
     import builders
 

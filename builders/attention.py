@@ -22,12 +22,20 @@ from builders.attention_layers import (
     MaskedSoftmax,
     WeightedValues,
 )
-from builders.cache import SLOT_AXIS
+from builders.cache import SLOT_AXIS, cached_roles
 from builders.components import component, register_component
 from builders.elementwise import dropout, soft_cap
 from builders.initializers import initializer
+from builders.latent_attention import (
+    attend_to_latents,
+    join_parts,
+    keys_and_values,
+    latent_memory,
+    latent_queries,
+)
 from builders.norms import head_norm
 from builders.positions import PositionScheme, position_scheme
+from builders.projections import to_heads
 from builders.scope import LayerScope
 
 Tensor = Any
@@ -50,15 +58,10 @@ def graph_attention(
     scope: LayerScope, x: Tensor, memory: Tensor | None, context: AttentionContext
 ) -> Tensor:
     """Wire every step as a node ("Attention Is All You Need", section 3.2)."""
-    query = project(scope, "query", x, context.positions)  # (b, t, n, h)
-    if context.cache is not None:
-        values = attend_to_cache(scope, query, memory, context)  # (b, t, n, h)
-    else:
-        key = project_memory(scope, "key", memory, context)  # (b, s, k, h)
-        value = project_memory(scope, "value", memory, context)  # (b, s, k, h)
-        values = attend(scope, query, key, value, context)  # (b, t, n, h)
     spec = scope.spec
-    fan_in = spec.num_heads * spec.head_dim
+    wire = values_of_heads if spec.latent_dim is None else values_of_latents
+    values = wire(scope, x, memory, context)  # (b, t, n, u), u being value_dim
+    fan_in = spec.num_heads * spec.value_dim
     # Heads are `i` and their channels `j` here: JAX contracts axes in alphabetical order, and would
     # transpose both operands to contract `h` before `n`.
     return scope.layer(
@@ -71,6 +74,35 @@ def graph_attention(
     )(values)
 
 
+def values_of_heads(
+    scope: LayerScope, x: Tensor, memory: Tensor | None, context: AttentionContext
+) -> Tensor:
+    """Wire the weighted values (b, t, n, h) of keys and values of their own for each head."""
+    query = project(scope, "query", x, context.positions)  # (b, t, n, h)
+    if context.cache is None:
+        key = project_memory(scope, "key", memory, context)  # (b, s, k, h)
+        value = project_memory(scope, "value", memory, context)  # (b, s, k, h)
+        return attend(scope, query, key, value, context)
+    cached = in_cache(scope, memory, context)  # (b, k, h, c), (b, k, c, h)
+    spec = scope.spec
+    layer = scope.layer(
+        "attend_to_cache", AttendToCache, spec.attention_scale, spec.attention_soft_cap
+    )
+    return layer(query, cached["key"], cached["value"], context.mask, context.bias)
+
+
+def values_of_latents(
+    scope: LayerScope, x: Tensor, memory: Tensor | None, context: AttentionContext
+) -> Tensor:
+    """Wire the weighted values (b, t, n, u) of keys and values that have one latent."""
+    queries = latent_queries(scope, x, context.positions)  # (b, t, n, r), (b, t, n, h - r)
+    if context.cache is not None:
+        cached = in_cache(scope, memory, context)
+        return attend_to_latents(scope, queries, cached, context.mask, context.bias)
+    key, value = keys_and_values(scope, *latent_memory(scope, memory, context.positions))
+    return attend(scope, join_parts(scope, "query", *queries), key, value, context)
+
+
 def project(scope: LayerScope, role: str, x: Tensor, positions: Tensor | None = None) -> Tensor:
     """Wire the query (b, t, n, h), or the key or value (b, s, k, h), of x (b, t or s, d).
 
@@ -78,15 +110,7 @@ def project(scope: LayerScope, role: str, x: Tensor, positions: Tensor | None = 
     """
     spec = scope.spec
     heads = spec.num_heads if role == "query" else spec.num_key_value_heads
-    h, d = spec.head_dim, spec.hidden_dim
-    x = scope.layer(
-        role,
-        keras.layers.EinsumDense,
-        "btd,dnh->btnh",
-        output_shape=(None, heads, h),
-        bias_axes="nh" if spec.attention_bias else None,
-        kernel_initializer=initializer(scope, role, fan_in=d, fan_out=heads * h),
-    )(x)
+    x = to_heads(scope, role, x, heads, spec.head_dim, spec.attention_bias)
     if spec.qk_norm and role != "value":
         x = head_norm(scope, x, f"{role}_norm")
     if positions is not None:
@@ -123,33 +147,40 @@ def attend(
     return scope.layer("weighted_values", WeightedValues)(weights, value)  # (b, t, n, h)
 
 
-def attend_to_cache(
-    scope: LayerScope, query: Tensor, memory: Tensor | None, context: AttentionContext
-) -> Tensor:
-    """Wire attention to the cache, to which the memory (b, t, d), if there is one, is appended."""
-    cache, spec = context.cache, scope.spec
+def in_cache(
+    scope: LayerScope, memory: Tensor | None, context: AttentionContext
+) -> dict[str, Tensor]:
+    """Wire the entries to attend to by role; the memory (b, t, d), if there is one, is appended."""
+    cache, window = context.cache, scope.spec.attention_window
     assert cache is not None
-    cached = []
-    for role in ("key", "value"):
-        name = f"{role}_cache"
-        if memory is None:
-            cached.append(cache.read(scope, name))
-        else:
-            new = heads_first(scope, role, memory, context)
-            window = spec.attention_window
-            cached.append(cache.append(scope, name, new, SLOT_AXIS[role], window))
-    key, value = cached  # (b, k, h, c), (b, k, c, h)
-    layer = scope.layer(
-        "attend_to_cache", AttendToCache, spec.attention_scale, spec.attention_soft_cap
-    )
-    return layer(query, key, value, context.mask, context.bias)
+    if memory is None:
+        return {role: cache.read(scope, f"{role}_cache") for role in cached_roles(scope.spec)}
+    return {
+        role: cache.append(scope, f"{role}_cache", new, SLOT_AXIS[role], window)
+        for role, new in new_entries(scope, memory, context).items()
+    }
 
 
-def heads_first(scope: LayerScope, role: str, x: Tensor, context: AttentionContext) -> Tensor:
-    """Wire the key (b, k, h, s) or value (b, k, s, h) of x (b, s, d), in the layout of a cache."""
-    order = {"key": (2, 3, 1), "value": (2, 1, 3)}[role]
-    layer = scope.layer(f"{role}_heads_first", keras.layers.Permute, order)
-    return layer(project_memory(scope, role, x, context))
+def new_entries(scope: LayerScope, memory: Tensor, context: AttentionContext) -> dict[str, Tensor]:
+    """Wire what a cache holds of the memory (b, s, d), by role: see `builders.cache`."""
+    spec = scope.spec
+    if spec.latent_dim is not None:
+        key, latent = latent_memory(scope, memory, context.positions)  # (b, s, 1, r), (b, s, l)
+        one_head = scope.layer("latent_head", keras.layers.Reshape, (1, -1, spec.latent_dim))
+        return {
+            "shared_key": heads_first(scope, "shared_key", key),
+            "latent": one_head(latent),
+        }
+    return {
+        role: heads_first(scope, role, project_memory(scope, role, memory, context))
+        for role in ("key", "value")
+    }
+
+
+def heads_first(scope: LayerScope, role: str, x: Tensor) -> Tensor:
+    """Wire (b, s, k, h) -> (b, k, h, s) or (b, k, s, h), in the layout of a cache."""
+    order = (2, 3, 1) if SLOT_AXIS[role] == 3 else (2, 1, 3)
+    return scope.layer(f"{role}_heads_first", keras.layers.Permute, order)(x)
 
 
 @register_component("attention", "layer")

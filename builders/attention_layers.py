@@ -75,20 +75,21 @@ class Scaled(keras.layers.Layer):
 class DotProductAttention(Scaled):
     """softmax(q k^T scale) v in one fused operation that does not return the weights.
 
-    query (b, t, n, h), key and value (b, s, k, h), mask bool (1 or b, 1 or t, s)
-    -> (b, t, n, h).
+    query (b, t, n, h), key (b, s, k, h), value (b, s, k, u), mask bool (1 or b, 1 or t, s)
+    -> (b, t, n, u).
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "btnh,bskh,bskh,bts->btnh",
-        "products": ["btnh,bskh->bnts", "bnts,bskh->btnh"],
+        "signature": "btnh,bskh,bsku,bts->btnu",
+        "products": ["btnh,bskh->bnts", "bnts,bsku->btnu"],
         "role": "attention",
     }
 
     def call(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         key, value = (repeat_key_value_heads(x, query.shape[2]) for x in (key, value))
-        if keras.backend.backend() == "tensorflow":
-            # Keras has no fused attention there; with the heads first, it takes two thirds.
+        if keras.backend.backend() == "tensorflow" or value.shape[-1] != query.shape[-1]:
+            # Keras has no fused attention there, and JAX none for values of another width. With the
+            # heads first, it takes two thirds.
             query, key, value = (ops.swapaxes(x, 1, 2) for x in (self.scaled(query), key, value))
             weights = masked_softmax(ops.einsum("bnth,bnsh->bnts", query, key), mask)
             return ops.swapaxes(ops.matmul(ops.cast(weights, value.dtype), value), 1, 2)
@@ -96,8 +97,10 @@ class DotProductAttention(Scaled):
             mask = mask[:, None]  # the same for every head
         return ops.dot_product_attention(query, key, value, mask=mask, scale=self.scale)
 
-    def compute_output_spec(self, query: KerasTensor, *others: KerasTensor | None) -> KerasTensor:
-        return KerasTensor(query.shape, dtype=self.compute_dtype)
+    def compute_output_spec(
+        self, query: KerasTensor, key: KerasTensor, value: KerasTensor, *others: KerasTensor | None
+    ) -> KerasTensor:
+        return KerasTensor((*query.shape[:-1], value.shape[-1]), dtype=self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -154,11 +157,11 @@ class MaskedSoftmax(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class WeightedValues(keras.layers.Layer):
-    """Sums of values, weighted by attention: (b, n, t, s), (b, s, k, h) -> (b, t, n, h)."""
+    """Sums of values, weighted by attention: (b, n, t, s), (b, s, k, u) -> (b, t, n, u)."""
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "bnts,bskh->btnh",
-        "products": ["bnts,bskh->btnh"],
+        "signature": "bnts,bsku->btnu",
+        "products": ["bnts,bsku->btnu"],
     }
 
     def call(self, weights: Tensor, value: Tensor) -> Tensor:
@@ -209,13 +212,16 @@ class AttendToCache(DotProductAttention):
         b, t, n, h = ops.shape(query)
         k, c = key.shape[1], ops.shape(key)[3]
         query = ops.reshape(ops.swapaxes(self.scaled(query), 1, 2), (b, k, n // k * t, h))
-        scores = ops.cast(ops.matmul(query, key), "float32")
-        if self.soft_cap is not None:
-            scores = capped(scores, self.soft_cap)
-        scores = ops.reshape(scores, (b, n, t, c))
-        if bias is not None:
-            scores = scores + ops.cast(bias, "float32")
-        weights = ops.cast(masked_softmax(scores, mask), self.compute_dtype)
-        weights = ops.reshape(weights, (b, k, n // k * t, c))
+        scores = ops.reshape(ops.matmul(query, key), (b, n, t, c))
+        weights = ops.reshape(self.weights_of_slots(scores, mask, bias), (b, k, n // k * t, c))
         mixed = ops.reshape(ops.matmul(weights, value), (b, n, t, h))
         return ops.swapaxes(mixed, 1, 2)
+
+    def weights_of_slots(self, scores: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Return the softmax of scores (b, n, t, c) after their cap, bias and mask."""
+        scores = ops.cast(scores, "float32")
+        if self.soft_cap is not None:
+            scores = capped(scores, self.soft_cap)
+        if bias is not None:
+            scores = scores + ops.cast(bias, "float32")
+        return ops.cast(masked_softmax(scores, mask), self.compute_dtype)

@@ -9,6 +9,8 @@ all zeros. It has `c` slots, which tokens fill from the left.
 | `decoder.window_position_cache` | int32 (b, c) | the same, for blocks with a window |
 | `decoder.block_3.self_attention.key_cache` | (b, k, h, c) | keys of the tokens read |
 | `decoder.block_3.self_attention.value_cache` | (b, k, c, h) | values of the tokens read |
+| `decoder.block_3.self_attention.latent_cache` | (b, 1, c, l) | with `latent_dim` l: latents |
+| `decoder.block_3.self_attention.shared_key_cache` | (b, 1, c, r) | with it: rotated keys |
 | `decoder.block_3.cross_attention.key_cache` | (b, k, h, s) | keys of the source |
 | `decoder.block_3.cross_attention.value_cache` | (b, k, s, h) | values of the source |
 | `encoder.memory_mask` | bool (b, 1, s) | source tokens that are not padding |
@@ -32,8 +34,15 @@ from builders.spec import TransformerSpec
 Tensor = Any
 Entries = dict[str, tuple[tuple[int | None, ...], str]]
 
-SLOT_AXIS = {"key": 3, "value": 2}
-"""The axis of the slots in the cache of keys, (b, k, h, c), and in that of values, (b, k, c, h)."""
+SLOT_AXIS = {"key": 3, "value": 2, "shared_key": 2, "latent": 2}
+"""The axis of the slots in the cache of keys, (b, k, h, c), and in the others, (b, k, c, h)."""
+
+
+def cached_roles(spec: TransformerSpec) -> dict[str, tuple[int, int]]:
+    """Return what the cache of an attention holds of a token: (heads, width) by role."""
+    if spec.latent_dim is not None:
+        return {"shared_key": (1, spec.rotary_dim), "latent": (1, spec.latent_dim)}
+    return dict.fromkeys(("key", "value"), (spec.num_key_value_heads, spec.head_dim))
 
 
 def cache_entries(
@@ -88,9 +97,9 @@ def _key_value_entries(
     spec: TransformerSpec, attention: str, batch_size: int | None, slots: Any, dtype: str
 ) -> Entries:
     entries: Entries = {}
-    for role, axis in SLOT_AXIS.items():
-        shape = [batch_size, spec.num_key_value_heads, spec.head_dim, spec.head_dim]
-        shape[axis] = slots
+    for role, (heads, width) in cached_roles(spec).items():
+        shape = [batch_size, heads, width, width]
+        shape[SLOT_AXIS[role]] = slots
         entries[f"{attention}.{role}_cache"] = (tuple(shape), dtype)
     return entries
 

@@ -11,6 +11,9 @@ scores and weighted values; the second counts the softmax, and the embeddings as
 
 Of a mixture of experts, the products of a token with its own experts are counted. Where rows are
 multiplied in blocks (`builders.grouped_products`), the last block of an expert has some more rows.
+
+With latents, a whole sequence computes keys and values, and a decoding step does not: it moves
+their products to the query and to the output (`builders.latent_attention`).
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ BACKWARD_PER_FORWARD = 2
 class FlopCounts(dict[str, int]):
     """Floating-point operations of one row, by component.
 
-    Components: for each attention, such as `decoder.self_attention`, its `.projections` (query,
-    key, value and output), `.scores` and `.weighted_values`; `decoder.feedforward` and
+    Components: for each attention, such as `decoder.self_attention`, its `.projections` (latents,
+    query, key, value and output), `.scores` and `.weighted_values`; `decoder.feedforward` and
     `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`,
     `decoder.merges` and `encoder.merges`, the gates of highways and the weights of
     hyper-connections, and `decoder.embedding` and
@@ -148,7 +151,7 @@ def count_decode_flops(
     counts = FlopCounts(_embedding(spec, "decoder", 1))
     memory = None if source is None else (source, 0)
     counts |= _summed(
-        _block(block, "decoder", 1, slots(length, block.attention_window), memory)
+        _block(block, "decoder", 1, slots(length, block.attention_window), memory, cached=True)
         for block in spec.blocks("decoder")
     )
     return FlopCounts(counts | _output(spec, 1))
@@ -171,15 +174,17 @@ def count_encode_flops(spec: TransformerSpec | str, source_length: int) -> FlopC
     whole = count_flops(spec, 1, source_length)
     counts = FlopCounts({name: n for name, n in whole.items() if name.startswith("encoder.")})
     name = "decoder.cross_attention.projections"
-    counts[name] = sum(_projections(block, 0, source_length) for block in spec.blocks("decoder"))
+    blocks = spec.blocks("decoder")
+    counts[name] = sum(_projections(block, 0, source_length, cached=True) for block in blocks)
     return counts
 
 
 def count_cache_bytes(spec: TransformerSpec | str, length: int, dtype: str = "float32") -> int:
     """Count the bytes of the cache of a decoder's own tokens, for one row.
 
-    These are k keys and k values of width h in every block, in the compute dtype, and the position
-    of every token. In blocks with a window the cache has at most that many slots.
+    These are k keys and k values of width h in every block, or a latent and a shared key, in the
+    compute dtype, and the position of every token. In blocks with a window the cache has at most
+    that many slots.
 
     Args:
         spec: of the model, or the name of a variant.
@@ -273,7 +278,12 @@ def _summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _block(
-    spec: TransformerSpec, stack: str, tokens: int, keys: int, memory: tuple[int, int] | None
+    spec: TransformerSpec,
+    stack: str,
+    tokens: int,
+    keys: int,
+    memory: tuple[int, int] | None,
+    cached: bool = False,
 ) -> dict[str, int]:
     """Count a block.
 
@@ -284,11 +294,13 @@ def _block(
         keys: that each of them has scores for.
         memory: tokens of the source, and how many of them have no keys and values yet; `None`: no
             cross-attention.
+        cached: whether keys and values are in a cache.
     """
-    counts = _attention(spec, f"{stack}.self_attention", tokens, tokens, tokens * keys)
+    counts = _attention(spec, f"{stack}.self_attention", tokens, tokens, tokens * keys, cached)
     if memory is not None:
         source, new = memory
-        counts |= _attention(spec, f"{stack}.cross_attention", tokens, new, tokens * source)
+        pairs = tokens * source
+        counts |= _attention(spec, f"{stack}.cross_attention", tokens, new, pairs, cached)
     counts[f"{stack}.feedforward"] = _feedforward(spec, tokens)
     if per_write := _merge(spec):
         writes = number_of_writes(spec, 2 if memory is None else 3)
@@ -308,21 +320,29 @@ def _merge(spec: TransformerSpec) -> int:
 
 
 def _attention(
-    spec: TransformerSpec, name: str, queries: int, keys: int, pairs: int
+    spec: TransformerSpec, name: str, queries: int, keys: int, pairs: int, cached: bool
 ) -> dict[str, int]:
     """Count an attention by its numbers of queries, new keys, and query-key pairs."""
-    products = 2 * spec.num_heads * spec.head_dim * pairs  # every query head has its own scores
+    key, value = spec.head_dim, spec.value_dim  # widths; every query head has its own scores
+    if spec.latent_dim is not None and cached:
+        key, value = spec.latent_dim + spec.rotary_dim, spec.latent_dim
     return {
-        f"{name}.projections": _projections(spec, queries, keys),
-        f"{name}.scores": products,
-        f"{name}.weighted_values": products,
+        f"{name}.projections": _projections(spec, queries, keys, cached),
+        f"{name}.scores": 2 * spec.num_heads * key * pairs,
+        f"{name}.weighted_values": 2 * spec.num_heads * value * pairs,
     }
 
 
-def _projections(spec: TransformerSpec, queries: int, keys: int) -> int:
+def _projections(spec: TransformerSpec, queries: int, keys: int, cached: bool) -> int:
     """Count projections to n heads (queries, outputs) and to k heads (keys, values)."""
-    heads = queries * 2 * spec.num_heads + keys * 2 * spec.num_key_value_heads
-    return 2 * spec.hidden_dim * spec.head_dim * heads
+    d, n, h = spec.hidden_dim, spec.num_heads, spec.head_dim
+    if spec.latent_dim is None:
+        return 2 * d * h * (queries * 2 * n + keys * 2 * spec.num_key_value_heads)
+    of_latent = spec.latent_dim * n * (h - spec.rotary_dim + spec.value_dim)
+    width = spec.query_latent_dim or 0
+    of_query = d * width + (width or d) * n * h + n * spec.value_dim * d
+    of_key = d * (spec.latent_dim + spec.rotary_dim)
+    return 2 * (queries * of_query + keys * of_key + (queries if cached else keys) * of_latent)
 
 
 def _feedforward(spec: TransformerSpec, tokens: int) -> int:
@@ -357,7 +377,10 @@ def _output(spec: TransformerSpec, tokens: int) -> dict[str, int]:
 
 
 def _bytes_of_a_key_and_value(spec: TransformerSpec, dtype: str) -> int:
-    return 2 * spec.num_key_value_heads * spec.head_dim * _BYTES[precision(dtype).computes]
+    numbers = 2 * spec.num_key_value_heads * spec.head_dim
+    if spec.latent_dim is not None:
+        numbers = spec.latent_dim + spec.rotary_dim
+    return numbers * _BYTES[precision(dtype).computes]
 
 
 # Checks -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ UP_PROJECTIONS = {"mlp": 1, "glu": 2}
 
 _COMPONENTS = (
     *("embeddings", "positions"),
-    *(f"attention.{role}" for role in ("query", "key", "value", "output")),
+    *(f"attention.{role}" for role in ("latents", "query", "key", "value", "output")),
     *("feedforward", "norms", "merges", "output"),
 )
 
@@ -23,10 +23,11 @@ _COMPONENTS = (
 class ParameterCounts(dict[str, int]):
     """Parameters of a model, by component.
 
-    Components: `embeddings` (of tokens and segments), `positions`, `attention.query`,
-    `attention.key`, `attention.value`, `attention.output`, `feedforward`, `norms` (also those of
-    queries and keys), `merges` (also those across blocks) and `output` (pooler,
-    masked-language-model head, and the logits' own kernel and bias; not a tied table).
+    Components: `embeddings` (of tokens and segments), `positions`, `attention.latents` (from the
+    token to latents and shared keys), `attention.query`, `attention.key`, `attention.value`,
+    `attention.output`, `feedforward`, `norms` (also those of queries, keys and latents), `merges`
+    (also those across blocks) and `output` (pooler, masked-language-model head, and the logits'
+    own kernel and bias; not a tied table).
     """
 
     @property
@@ -36,7 +37,7 @@ class ParameterCounts(dict[str, int]):
 
     @property
     def attention(self) -> int:
-        """The sum of the four projections of every attention."""
+        """The sum of the projections of every attention."""
         return sum(count for name, count in self.items() if name.startswith("attention."))
 
 
@@ -85,14 +86,13 @@ def number_of_writes(spec: TransformerSpec, sublayers: int) -> int:
 
 def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str, int]:
     """Count the parameters of a block with so many attentions and a feed-forward layer."""
-    d, bias = spec.hidden_dim, spec.attention_bias
-    queries, keys = spec.num_heads * spec.head_dim, spec.num_key_value_heads * spec.head_dim
+    d = spec.hidden_dim
     norm = _norm(spec, d)
     sublayers = attentions + 1
     shared = spec.norm_placement == "parallel_shared_norm"
     norms = shared or sublayers * _NORMS_PER_SUBLAYER.get(spec.norm_placement, 0)
     norms -= not spec.attention_norm
-    head_norms = attentions * _head_norms(spec) * spec.qk_norm
+    norms_within = attentions * (_head_norms(spec) * spec.qk_norm + _latent_norms(spec))
     m = spec.num_streams
     merge = {
         "rezero": 1,
@@ -102,13 +102,27 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
         "hyper_connections": (d + m) * (m + 2) + 2,
     }.get(spec.merge, 0)
     return {
-        "attention.query": attentions * (d + bias) * queries,
-        "attention.key": attentions * (d + bias) * keys,
-        "attention.value": attentions * (d + bias) * keys,
-        "attention.output": attentions * (queries + spec.attention_output_bias) * d,
+        **{f"attention.{role}": attentions * count for role, count in _attention(spec).items()},
         "feedforward": _feedforward(spec, active),
-        "norms": norms * norm + head_norms,
+        "norms": norms * norm + norms_within,
         "merges": number_of_writes(spec, sublayers) * merge,
+    }
+
+
+def _attention(spec: TransformerSpec) -> dict[str, int]:
+    """Count the parameters of the projections of one attention, by role."""
+    d, n, h, bias = spec.hidden_dim, spec.num_heads, spec.head_dim, spec.attention_bias
+    output = (n * spec.value_dim + spec.attention_output_bias) * d
+    if spec.latent_dim is None:
+        keys = (d + bias) * spec.num_key_value_heads * h
+        return {"query": (d + bias) * n * h, "key": keys, "value": keys, "output": output}
+    from_token = spec.latent_dim + spec.rotary_dim + (spec.query_latent_dim or 0)
+    return {
+        "latents": (d + bias) * from_token,
+        "query": (spec.query_latent_dim or d) * n * h,
+        "key": spec.latent_dim * n * (h - spec.rotary_dim),
+        "value": spec.latent_dim * n * spec.value_dim,
+        "output": output,
     }
 
 
@@ -146,6 +160,11 @@ def _head_norms(spec: TransformerSpec) -> int:
     if spec.qk_norm_heads == "separate":  # one gain for each channel of each head, no biases
         return (n + k) * h
     return _norm(spec, (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h)
+
+
+def _latent_norms(spec: TransformerSpec) -> int:
+    """Count the parameters of the norms of the latents of one attention."""
+    return _norm(spec, (spec.latent_dim or 0) + (spec.query_latent_dim or 0))
 
 
 def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:

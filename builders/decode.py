@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from builders.attention import heads_first
+from builders.attention import new_entries
 from builders.attention_context import AttentionContext
 from builders.cache import KeyValueCache, cache_entries, memory_entries
 from builders.embeddings import source_embedding, target_embedding
@@ -132,10 +132,8 @@ def build_encode(model: keras.Model, spec: TransformerSpec) -> keras.Model:
     cache = {} if mask is None else {"encoder.memory_mask": mask}
     for i in range(spec.num_layers):
         part = scope.within("decoder").block(i).within("cross_attention")
-        for role in ("key", "value"):
-            cache[part.full_name(f"{role}_cache")] = heads_first(
-                part, role, memory, AttentionContext(mask)
-            )
+        for role, new in new_entries(part, memory, AttentionContext(mask)).items():
+            cache[part.full_name(f"{role}_cache")] = new
     return DerivedGraph(source, {"memory": memory, "cache": cache}, name="encode")
 
 

@@ -172,11 +172,10 @@ def depth_factor(
     return _field(rule, default)
 
 
-def optional_number(doc: str) -> Any:
+def optional_number(doc: str, by_block: bool = False) -> Any:
     """Define a field that is a positive finite number, or `None` by default."""
-    return _field(
-        Rule(doc, f"a positive number, or None; at most {MOST}", _or_none(_is_positive)), None
-    )
+    allowed = f"a positive number, or None; at most {MOST}"
+    return _field(Rule(doc, allowed, _or_none(_is_positive), by_block=by_block), None)
 
 
 def _field(rule: Rule, default: Any) -> Any:

@@ -96,6 +96,6 @@ def t5(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
     variance = 1 / kernel.fan_in
     if kernel.role == "token_embedding":
         variance = 1
-    elif kernel.role == "query":
+    elif kernel.role in ("query", "rotary_query"):
         variance /= spec.head_dim
     return keras.initializers.RandomNormal(stddev=variance**0.5)

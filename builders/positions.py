@@ -338,6 +338,7 @@ class Rotary(PositionScheme):
     def rotate(self, scope: LayerScope, x: Tensor, positions: Tensor, name: str) -> Tensor:
         spec = scope.spec
         frequencies, magnitude = component("rotary_scaling", spec.rotary_scaling)(spec)
+        magnitude = spec.rotary_magnitude or magnitude
         layer = scope.layer(f"{name}_rotary", RotaryPositions, frequencies, magnitude)
         return layer(x, positions)
 

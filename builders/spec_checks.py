@@ -87,6 +87,7 @@ def check_combinations(spec: SpecFields) -> None:
                 f"{off} where kind={spec.kind!r}",
                 "only kind='encoder_only' has it",
             )
+    _check_latents(spec)
     if spec.attention == "layer":
         _check_attention_layer(spec)
     if spec.positions == "rotary":
@@ -264,6 +265,7 @@ def _check_attention_layer(spec: SpecFields) -> None:
         "attention_soft_cap": None,
         "qk_norm": False,
         "value_residual": False,
+        "latent_dim": None,
     }
     for name, value in supported.items():
         _require(
@@ -279,6 +281,45 @@ def _check_attention_layer(spec: SpecFields) -> None:
         spec.positions not in ("rotary", "alibi", "relative"),
         "added to the embeddings where attention='layer', whose scores cannot be changed",
         "use attention='graph'",
+    )
+
+
+def _check_latents(spec: SpecFields) -> None:
+    """Check that keys and values that come from latents are like that, and others are not."""
+    if spec.latent_dim is None:
+        for name, value in (("query_latent_dim", None), ("value_dim", spec.head_dim)):
+            without = f"{value} where latent_dim=None, which is no latent attention"
+            _require(spec, name, getattr(spec, name) == value, without, "give latent_dim too")
+        return
+    latents = f"where latent_dim={spec.latent_dim}"
+    _require(
+        spec,
+        "rotary_dim",
+        spec.rotary_dim < spec.head_dim,
+        f"below head_dim={spec.head_dim} {latents}, since the other channels of a key come from "
+        "its latent",
+        "give the channels of a key that all heads share",
+    )
+    _require(
+        spec,
+        "num_key_value_heads",
+        spec.num_key_value_heads == spec.num_heads,
+        f"{spec.num_heads}, as num_heads, {latents}, from which every head has a key of its own",
+        "leave it out",
+    )
+    _require(
+        spec,
+        "qk_norm",
+        not spec.qk_norm,
+        f"False {latents}, which has a norm in place of the keys",
+        "leave it out",
+    )
+    _require(
+        spec,
+        "value_residual",
+        not spec.value_residual,
+        f"False {latents}, since a cache of latents has no values to mix",
+        "leave it out",
     )
 
 

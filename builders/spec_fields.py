@@ -16,6 +16,7 @@ from builders.fields import (
     MOST_EXPERTS,
     MOST_POSITIONS,
     MOST_TOKENS,
+    MOST_WIDTH,
     block_overrides,
     choice,
     component_name,
@@ -185,6 +186,11 @@ class Positions:
         default=4.0,
         by_block=True,
     )
+    rotary_magnitude: float | None = optional_number(
+        "factor of the rotated channels; `None`: that of the scaling, which is 0.1 ln(factor) + 1 "
+        "with `yarn` and 1 with the others.",
+        by_block=True,
+    )
     relative_buckets: int = positive_int("distance buckets of `relative`.", default=32)
     relative_max_distance: int = positive_int(
         "distance from which on all keys share the last bucket.", default=128, most=MOST_POSITIONS
@@ -213,7 +219,11 @@ class Attention:
         "the padding token.",
         default=True,
     )
-    attention_bias: bool = flag("biases of query, key and value projections.", default=True)
+    attention_bias: bool = flag(
+        "biases of query, key and value projections; with latents, of the projections to these "
+        "and to the shared keys.",
+        default=True,
+    )
     attention_output_bias: bool = flag(
         "a bias of the output projection; `None`: `attention_bias`.",
         derive=lambda spec: spec.attention_bias,
@@ -234,6 +244,29 @@ class Attention:
         "all heads at once (OLMo 2).",
         ("shared", "separate", "joint"),
         default="shared",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LatentAttention:
+    """Latent attention."""
+
+    latent_dim: int | None = optional_int(
+        "width of a vector of each token, the latent, from which the keys and values of all heads "
+        "are computed, and which a cache holds in their place (DeepSeek-AI 2024, DeepSeek-V2, "
+        "section 2.1). It has a norm. The first r channels of a key, `rotary_dim`, are no product "
+        "with it: all heads share them. `None`: no latents.",
+        none="for keys and values of their own",
+        most=MOST_WIDTH,
+    )
+    query_latent_dim: int | None = optional_int(
+        "width of a latent that the queries are computed from, where `latent_dim` is given.",
+        none="for queries that are computed from the token",
+        most=MOST_WIDTH,
+    )
+    value_dim: int = positive_int(
+        "width of the values of a head; `None`: h, and h - r with latents.",
+        derive=lambda spec: spec.head_dim - (spec.latent_dim is not None) * spec.rotary_dim,
     )
 
 
@@ -415,6 +448,7 @@ class SpecFields(
     Output,
     Experts,
     FeedForward,
+    LatentAttention,
     Attention,
     AcrossBlocks,
     ResidualStream,

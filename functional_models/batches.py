@@ -336,15 +336,18 @@ class PairBatches(Batches):
         return _hash(self.batch_size, *self.bucket_lengths, rest=flat)
 
 
-def training_data(batches: Batches, first_step: int = 0, *, labelled: bool = False) -> Any:
+def training_data(
+    batches: Batches, first_step: int = 0, *, labelled: bool = False, parts: int = 1
+) -> Any:
     """Return an infinite iterator of batches from a step on, for `model.fit`.
 
     Args:
         batches: the batches.
         first_step: index of the first one.
         labelled: put labels and weights among the inputs too, for a `TrainingGraph`.
+        parts: parts of every n-th row that each labelled batch is split into, one after the other.
     """
-    return _dataset(lambda: map(batches.batch, itertools.count(first_step)), labelled)
+    return _dataset(lambda: map(batches.batch, itertools.count(first_step)), labelled, parts)
 
 
 def evaluation_data(batches: Batches, *, labelled: bool = False) -> Any:
@@ -352,18 +355,30 @@ def evaluation_data(batches: Batches, *, labelled: bool = False) -> Any:
     return _dataset(batches.eval_batches, labelled)
 
 
-def _with_labels(batch: Batch) -> Batch:
+def _with_labels(batch: Batch, parts: int) -> Iterator[Batch]:
+    """Yield the parts of a batch, with labels and weights among the inputs.
+
+    Of several parts, `total` is the weight that the losses of each are divided by, so that the mean
+    over the parts is the mean over the tokens of the batch.
+    """
+    import keras
+
     inputs, labels, weights = batch
-    return {"inputs": inputs, "labels": labels, "weights": weights}, labels, weights
+    whole = {"inputs": inputs, "labels": labels, "weights": weights}
+    if parts > 1:
+        whole["total"] = np.full(len(labels), weights.sum() / parts, "float32")
+    for part in range(parts):
+        found = keras.tree.map_structure(lambda array: array[part::parts], whole)  # noqa: B023
+        yield found, found["labels"], found["weights"]
 
 
-def _dataset(generate: Callable[[], Iterator[Batch]], labelled: bool) -> Any:
+def _dataset(generate: Callable[[], Iterator[Batch]], labelled: bool, parts: int = 1) -> Any:
     """Return the batches of a generator function in the best form for the backend."""
     import keras
 
     def batches() -> Iterator[Batch]:
         for batch in generate():
-            yield _with_labels(batch) if labelled else batch
+            yield from _with_labels(batch, parts) if labelled else [batch]
 
     if keras.backend.backend() != "tensorflow":
         return batches()

@@ -12,12 +12,14 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from functional_models.averages import Averages
 from functional_models.checks import check_is_file
 from functional_models.compiled import to_numpy
 from functional_models.folders import GO_ON
@@ -48,26 +50,37 @@ class Record(keras.callbacks.Callback):
     Args:
         validate: evaluates the model.
         save_best: called when the loss is the lowest so far.
+        parts: parts that a batch is computed in.
+        averages: take the place of the weights for both.
     """
 
     def __init__(
         self,
         validate: Callable[[], Mapping[str, float]] | None = None,
         save_best: Callable[[], None] | None = None,
+        *,
+        parts: int = 1,
+        averages: Averages | None = None,
     ) -> None:
         super().__init__()
         self.rows: list[Row] = []
-        self.step = 0
+        self._parts_done, self._parts = 0, parts
+        self._averages = averages.in_place if averages else nullcontext
         self._validate = validate
         self._save_best = save_best
         self._compiled = False
+
+    @property
+    def step(self) -> int:
+        """The number of finished steps."""
+        return self._parts_done // self._parts
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._start, self._steps, self._untimed = time.perf_counter(), 0, 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Count the step; the first one, which includes compilation, is not timed."""
-        self.step += 1
+        self._parts_done += 1
         self._steps += 1
         if not self._compiled:
             self._compiled = True
@@ -86,6 +99,11 @@ class Record(keras.callbacks.Callback):
             "tokens_per_second": float(logs["tokens"]) * timed_share / seconds,
             "seconds": seconds + (self.rows[-1]["seconds"] if self.rows else 0.0),
         }
+        with self._averages():
+            self._finish(row, logs)
+
+    def _finish(self, row: Row, logs: dict[str, Any]) -> None:
+        """Evaluate, and save the model if it is the best."""
         if self._validate is not None:
             row |= {f"val_{name}": float(value) for name, value in self._validate().items()}
         # The next callbacks see it too, such as EarlyStopping(monitor="val_loss") of Keras.
@@ -98,7 +116,7 @@ class Record(keras.callbacks.Callback):
     def restore(self, rows: list[Row]) -> None:
         """Continue after the last of `rows`."""
         self.rows[:] = rows
-        self.step = int(rows[-1]["step"]) if rows else 0
+        self._parts_done = self._parts * int(rows[-1]["step"]) if rows else 0
 
 
 def _decisive_loss(row: Row) -> float:
@@ -223,13 +241,15 @@ def _state(model: keras.Model) -> list[keras.Variable]:
 class SampleText(keras.callbacks.Callback):
     """Prints a sample of the model's output at every report; one that fails costs no training."""
 
-    def __init__(self, sample: Callable[[], str]) -> None:
+    def __init__(self, sample: Callable[[], str], averages: Averages | None = None) -> None:
         super().__init__()
         self._sample = sample
+        self._averages = averages.in_place if averages else nullcontext
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         try:
-            print(self._sample(), flush=True)
+            with self._averages():
+                print(self._sample(), flush=True)
         except OSError:  # the output is closed
             raise
         except Exception as error:

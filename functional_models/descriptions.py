@@ -106,7 +106,7 @@ def _block_rule(spec: builders.TransformerSpec) -> list[str]:
     """Return the rule of 12 d^2 parameters per block, if it holds for the spec."""
     d = spec.hidden_dim
     full_width = spec.num_key_value_heads * spec.head_dim == spec.num_heads * spec.head_dim == d
-    is_classic = spec.feedforward == "mlp" and not spec.num_experts
+    is_classic = spec.feedforward == "mlp" and not spec.num_experts and spec.latent_dim is None
     if not full_width or spec.intermediate_dim != 4 * d or not is_classic:
         return []
     crosses = spec.kind == "encoder_decoder"

@@ -20,19 +20,27 @@ class TokenCrossEntropy(keras.losses.Loss):
     """Mean cross-entropy in nats over the tokens of a batch with nonzero weight.
 
     With label smoothing e, the target distribution is 1 - e for the label plus e spread over the
-    whole vocabulary (Szegedy et al. 2016, section 7; "Attention Is All You Need", 5.4).
+    whole vocabulary (Szegedy et al. 2016, section 7; "Attention Is All You Need", 5.4). The z-loss
+    adds z log(sum(exp(logits)))^2 (Chowdhery et al. 2022, section 5).
 
     Raises:
-        ValueError: `label_smoothing` is not in [0, 1).
+        ValueError: `label_smoothing` is not in [0, 1), or `z_loss` is below 0.
     """
 
     def __init__(
-        self, label_smoothing: float = 0.0, name: str = "token_cross_entropy", **kwargs: Any
+        self,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        name: str = "token_cross_entropy",
+        **kwargs: Any,
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing!r}: must be in [0, 1)")
+        if not z_loss >= 0:
+            raise ValueError(f"z_loss={z_loss!r}: must be 0 or more")
         super().__init__(name=name, reduction="mean_with_sample_weight", **kwargs)
         self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the cross-entropy of each token, (b, t)."""
@@ -42,13 +50,20 @@ class TokenCrossEntropy(keras.losses.Loss):
             # The mean of -log p over the vocabulary, without a smoothed target (b, t, v).
             spread = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
             loss = (1 - self.label_smoothing) * loss + self.label_smoothing * spread
+        if self.z_loss:
+            loss = loss + self.z_loss * ops.square(ops.logsumexp(logits, axis=-1))
         return loss
 
     def __repr__(self) -> str:
-        return f"TokenCrossEntropy(label_smoothing={self.label_smoothing})"
+        return f"TokenCrossEntropy(label_smoothing={self.label_smoothing}, z_loss={self.z_loss})"
 
     def get_config(self) -> dict[str, Any]:
-        return {"label_smoothing": self.label_smoothing, "name": self.name, "dtype": self.dtype}
+        return {
+            "label_smoothing": self.label_smoothing,
+            "z_loss": self.z_loss,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
 
 
 class TokenMean(keras.metrics.Mean, ABC):

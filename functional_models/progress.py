@@ -99,11 +99,13 @@ def header(model: keras.Model, batches: Batches, recipe: Recipe) -> str:
     passes = recipe.steps / batches.steps_per_epoch
     warmup = recipe.warmup_steps if recipe.schedule != "constant" else 0
     warm = f" after {_counted(warmup, 'step')} of warm-up" if warmup else ""
+    parts = recipe.gradient_accumulation
+    in_parts = f" in {parts} parts" if parts > 1 else ""
     return (
         f"{model.count_params():,} parameters, {keras.config.dtype_policy().name}, on {device()}\n"
-        f"{_counted(recipe.steps, 'step')} of {_counted(recipe.batch_size, 'sequence')}, "
-        f"{passes:.2g} passes over the data; learning rate {recipe.learning_rate:.2g}, "
-        f"{recipe.schedule.replace('_', ' ')}{warm}"
+        f"{_counted(recipe.steps, 'step')} of {_counted(recipe.batch_size, 'sequence')}{in_parts}, "
+        f"{passes:.2g} passes over the data; {recipe.optimizer}, learning rate "
+        f"{recipe.learning_rate:.2g}, {recipe.schedule.replace('_', ' ')}{warm}"
     )
 
 

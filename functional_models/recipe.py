@@ -10,7 +10,9 @@ from typing import Any
 
 from builders.errors import names_similar_fields
 
-SCHEDULES = ("cosine", "inverse_sqrt", "constant")
+SCHEDULES = ("cosine", "inverse_sqrt", "warmup_stable_decay", "constant")
+
+OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
 
 LARGEST_SEED = 2**32 - 1
 """The largest seed that Keras and NumPy take."""
@@ -26,15 +28,23 @@ class Recipe:
 
     Attributes:
         steps: number of weight updates.
-        batch_size: sequences per batch.
-        learning_rate: peak of the learning-rate schedule; default: by the width of the model, see
-            `default_learning_rate`.
-        schedule: `cosine`, `inverse_sqrt` or `constant`.
+        batch_size: sequences per weight update.
+        gradient_accumulation: parts that a batch is computed in, one after the other, for less
+            memory; the gradients are those of the whole batch.
+        optimizer: `adamw`, `muon`, `lion` or `adafactor`.
+        learning_rate: peak of the learning-rate schedule; default: by the width of the model and
+            the optimizer, see `default_learning_rate`.
+        schedule: `cosine`, `inverse_sqrt`, `warmup_stable_decay` or `constant`.
         warmup_steps: steps of linear warm-up; default: half of the steps, at most 100.
-        weight_decay: AdamW's weight decay; not applied to biases, norms and embeddings.
-        beta_2: AdamW's decay rate of the second moment.
+        decay_steps: last steps, in which `warmup_stable_decay` decays; default: a fifth.
+        weight_decay: decoupled weight decay; not applied to biases, norms and embeddings.
+        beta_2: decay rate of the second moment, for Lion that of its momentum; Adafactor has its
+            own.
         clip_norm: maximum global norm of the gradients.
         label_smoothing: probability that is spread over the whole vocabulary.
+        z_loss: factor of a loss that keeps the logarithm of the sum of exponentials near zero.
+        ema_decay: decay rate of averages of the weights, such as 0.999, which are evaluated, saved
+            and sampled in place of the weights; default: no averages.
         report_every: steps between two reports; each evaluates, samples and saves.
         seed: seed of the weights, the dropout and the order of the data.
 
@@ -44,13 +54,18 @@ class Recipe:
 
     steps: int = 2000
     batch_size: int = 32
+    gradient_accumulation: int = 1
+    optimizer: str = "adamw"
     learning_rate: float | None = None
     schedule: str = "cosine"
     warmup_steps: int | None = None
+    decay_steps: int | None = None
     weight_decay: float = 0.01
     beta_2: float = 0.98
     clip_norm: float = 1.0
     label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    ema_decay: float | None = None
     report_every: int = 200
     seed: int = 0
 
@@ -69,38 +84,66 @@ class Recipe:
         rules: dict[str, tuple[bool, str]] = {
             "steps": (self.steps >= 1, "1 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),
+            "gradient_accumulation": (
+                self.gradient_accumulation >= 1
+                and self.batch_size % max(self.gradient_accumulation, 1) == 0,
+                f"1 or more, and a divisor of batch_size={self.batch_size}",
+            ),
+            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
             "learning_rate": (self.learning_rate is None or self.learning_rate > 0, "above 0"),
             "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             "warmup_steps": (self.warmup_steps is None or self.warmup_steps >= 0, "0 or more"),
+            "decay_steps": (self.decay_steps is None or self.decay_steps >= 1, "1 or more"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "beta_2": (0 <= self.beta_2 < 1, "in [0, 1)"),
             "clip_norm": (self.clip_norm > 0, "above 0"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
+            "z_loss": (self.z_loss >= 0, "0 or more"),
+            "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "in (0, 1)"),
             "report_every": (self.report_every >= 1, "1 or more"),
             "seed": (0 <= self.seed <= LARGEST_SEED, f"0 to {LARGEST_SEED}"),
         }
         for name, (is_allowed, allowed) in rules.items():
             if not is_allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be {allowed}")
+        if self.ema_decay is not None and self.gradient_accumulation > 1:
+            raise ValueError(
+                f"ema_decay={self.ema_decay!r} with gradient_accumulation="
+                f"{self.gradient_accumulation}: Keras would average after every part of a batch; "
+                "leave one of them at its default"
+            )
+        if self.decay_steps is not None and self.schedule != "warmup_stable_decay":
+            raise ValueError(
+                f"decay_steps={self.decay_steps}: the schedule {self.schedule!r} has none; leave "
+                'it out, or use schedule="warmup_stable_decay"'
+            )
 
     def for_width(self, hidden_dim: int) -> Recipe:
         """Return the recipe with the defaults for a model of a width filled in."""
         rate, warmup = self.learning_rate, self.warmup_steps
+        if rate is None:
+            rate = default_learning_rate(hidden_dim, self.optimizer)
         return dataclasses.replace(
             self,
-            learning_rate=default_learning_rate(hidden_dim) if rate is None else rate,
+            learning_rate=rate,
             warmup_steps=min(self.steps // 2, 100) if warmup is None else warmup,
         )
 
 
-def default_learning_rate(hidden_dim: int) -> float:
-    """Return the peak learning rate of AdamW for a model of a width: 0.5 / width, at most 0.01.
+def default_learning_rate(hidden_dim: int, optimizer: str = "adamw") -> float:
+    """Return the peak learning rate for a model of a width: for AdamW 0.5 / width, at most 0.01.
 
     At widths 64 to 256 the loss is within 0.02 nats of the best of a grid (`benchmarks/README.md`).
     At larger ones it is within a factor of two of the rates of GPT-3, 6e-4 at width 768 to 0.6e-4
     at width 12288 (Brown et al. 2020, Table 2.1).
+
+    Muon has the same rate, since its updates are scaled to the size of AdamW's (Liu et al. 2025,
+    section 2.2). Lion has a fifth: its authors take a third to a tenth (Chen et al. 2023, section
+    5). The rates of Adafactor are relative to the size of the weights, here 1 / sqrt(width)
+    (Shazeer and Stern 2018, section 8).
     """
-    return min(0.5 / hidden_dim, 0.01)
+    rate = min(0.5 / hidden_dim, 0.01)
+    return rate * {"lion": 0.2, "adafactor": math.sqrt(hidden_dim)}.get(optimizer, 1.0)
 
 
 def make_recipe(recipe: Recipe | None, changes: Mapping[str, Any]) -> Recipe:

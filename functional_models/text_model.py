@@ -336,7 +336,7 @@ class TextModel(ABC):
         from functional_models.training import train
 
         recipe = recipe.for_width(self.spec.hidden_dim)
-        _check_training_memory(self.spec, self.model, batches)
+        _check_training_memory(self.spec, self.model, batches, recipe)
         if folder is None:
             self.history = train(self.model, batches, recipe, **options)
             return self.history
@@ -358,20 +358,25 @@ class TextModel(ABC):
         return self.history
 
 
-def _check_training_memory(spec: builders.TransformerSpec, model: Any, batches: Batches) -> None:
-    """Check a lower bound of the memory of a step: features, a chunk of logits, AdamW's arrays."""
+def _check_training_memory(
+    spec: builders.TransformerSpec, model: Any, batches: Batches, recipe: Recipe
+) -> None:
+    """Check a lower bound of the memory of a step: features, a chunk of logits, weights."""
     from functional_models.cross_entropy import CHUNK
 
-    tokens = batches.batch_size * batches.longest
+    rows = batches.batch_size // recipe.gradient_accumulation
+    tokens = rows * batches.longest
     # A norm's output, a query, a key, a value and a hidden layer of each block, at the least.
     features = tokens * spec.num_layers * (4 * spec.hidden_dim + spec.intermediate_dim)
     logits = min(tokens, CHUNK) * spec.vocabulary_size
+    # Weights and their gradients; moments; sums of gradients; averages.
+    of_weights = 2 + {"adamw": 2, "muon": 1, "lion": 1, "adafactor": 0}[recipe.optimizer]
+    of_weights += (recipe.gradient_accumulation > 1) + (recipe.ema_decay is not None)
     check_memory(
-        # Logits have gradients; weights have gradients, and two moments.
-        4 * (features + 2 * logits + 4 * model.count_params()),
-        f"the features of batch_size={batches.batch_size:,} sequences of {batches.longest:,} "
-        "tokens, and weights,",
-        "reduce batch_size, or the sizes of the model",
+        4 * (features + 2 * logits + of_weights * model.count_params()),  # logits have gradients
+        f"the features of {rows:,} sequences of {batches.longest:,} tokens, and weights,",
+        f"reduce batch_size={batches.batch_size:,}, compute it in parts with "
+        "gradient_accumulation, or reduce the sizes of the model",
     )
 
 

@@ -12,12 +12,13 @@ from weakref import WeakKeyDictionary
 
 import keras
 
+from functional_models.averages import Averages
 from functional_models.batches import Batches, evaluation_data, training_data
 from functional_models.callbacks import Checkpoint, Record, Row, SampleText
 from functional_models.losses import TokenCrossEntropy, token_metrics
+from functional_models.optimizers import make_optimizer
 from functional_models.progress import Progress, header
 from functional_models.recipe import Recipe
-from functional_models.schedules import make_optimizer
 from functional_models.training_graph import TrainingGraph, result_metrics
 
 # Compiled graphs of models, with and without exact match: repeated evaluation traces once.
@@ -69,17 +70,19 @@ def train(
         ValueError: the folder holds a run of another model, recipe or data, or the loss is not
             finite.
     """
-    optimizer = make_optimizer(recipe)
+    optimizer = make_optimizer(recipe, model)
+    parts = recipe.gradient_accumulation
+    averages = Averages(model, optimizer)
     model.compile(
         optimizer=optimizer,
-        loss=TokenCrossEntropy(recipe.label_smoothing),
+        loss=TokenCrossEntropy(recipe.label_smoothing, recipe.z_loss),
         weighted_metrics=token_metrics(exact_match=exact_match),
     )
-    graph = _compiled_graph(model, batches, optimizer, exact_match, recipe.label_smoothing)
+    graph = _compiled_graph(model, batches, exact_match, optimizer, recipe)
     validate = None
     if validation is not None:
         validate = partial(evaluate, model, validation, exact_match=exact_match)
-    record = Record(validate, save_best)
+    record = Record(validate, save_best, parts=parts, averages=averages)
     checkpoint = None
     if folder is not None:
         run = {
@@ -102,7 +105,7 @@ def train(
         elif record.step:
             print(f"going on from step {record.step:,} of {folder}", flush=True)
     if sample is not None:
-        watchers.append(SampleText(sample))
+        watchers.append(SampleText(sample, averages))
     watchers.extend(callbacks)
     if checkpoint is not None:
         watchers.append(checkpoint)  # last, so that it saves the results of all others
@@ -112,8 +115,8 @@ def train(
             every = min(recipe.report_every, left)
             reports = len(record.rows)
             graph.fit(
-                training_data(batches, record.step, labelled=True),
-                steps_per_epoch=every,
+                training_data(batches, record.step, labelled=True, parts=parts),
+                steps_per_epoch=every * parts,
                 initial_epoch=reports,
                 epochs=reports + left // every,
                 shuffle=False,  # batches are ordered already
@@ -124,6 +127,7 @@ def train(
                 break
     finally:
         bar.close()  # Keras does not call on_train_end after Ctrl-C
+    averages.keep()
     return record.rows
 
 
@@ -139,7 +143,7 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
     # Quantization and LoRA replace variables.
     key = exact_match, *map(id, model.variables)
     if key not in evaluators:
-        evaluators[key] = _compiled_graph(model, batches, None, exact_match)
+        evaluators[key] = _compiled_graph(model, batches, exact_match)
     logs = evaluators[key].evaluate(
         evaluation_data(batches, labelled=True),
         steps=batches.num_eval_batches,
@@ -169,14 +173,18 @@ def bits_per_character(loss: float, tokens: float, characters: int) -> Row:
 def _compiled_graph(
     model: keras.Model,
     batches: Batches,
-    optimizer: keras.optimizers.Optimizer | None,
     exact_match: bool,
-    label_smoothing: float = 0.0,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    recipe: Recipe | None = None,
 ) -> TrainingGraph:
-    """Return the graph that trains or evaluates a model on batches."""
-    tokens = batches.batch_size * batches.longest
+    """Return the graph that evaluates a model on batches, or trains it."""
+    parts = recipe.gradient_accumulation if recipe else 1
     graph = TrainingGraph(
-        model, label_smoothing=label_smoothing, tokens=tokens, exact_match=exact_match
+        model,
+        label_smoothing=recipe.label_smoothing if recipe else 0.0,
+        z_loss=recipe.z_loss if recipe else 0.0,
+        tokens=batches.batch_size * batches.longest // parts,
+        exact_match=exact_match,
     )
     graph.compile(
         # Evaluation has no optimizer, but Keras wants one.

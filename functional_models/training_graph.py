@@ -30,7 +30,7 @@ class TrainingGraph(keras.Model):
 
     Args:
         model: a Functional or Sequential model from tokens to logits.
-        label_smoothing: see `TokenCrossEntropy`.
+        label_smoothing, z_loss: see `TokenCrossEntropy`.
         tokens: of a batch.
         exact_match: whether there are all three results.
     """
@@ -42,6 +42,7 @@ class TrainingGraph(keras.Model):
         model: keras.Model,
         *,
         label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
         tokens: int,
         exact_match: bool = False,
     ) -> None:
@@ -51,6 +52,7 @@ class TrainingGraph(keras.Model):
         self.body = keras.Model(model.inputs if is_sequential else model.input, features)
         self.head_layers = self.head.layers if self.head else []
         self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
         self.exact_match = exact_match
         self.fuses = tokens * model.count_params() >= LEAST_WORK
         self.fuses_loss = tokens * model.outputs[0].shape[-1] >= LEAST_LOGITS
@@ -67,6 +69,7 @@ class TrainingGraph(keras.Model):
 
     def call(self, batch: dict[str, Any], training: bool | None = None) -> Tensor:
         labels, weights = batch["labels"], batch["weights"]
+        total = ops.max(batch["total"]) if "total" in batch else None
         with fused_kernels(self.fuses):
             features = self.body(batch["inputs"], training=training)
         mask = get_keras_mask(features)
@@ -74,6 +77,7 @@ class TrainingGraph(keras.Model):
             mask = layer.compute_mask(features, mask) if layer.supports_masking else None
         if mask is not None:  # of the logits, as in every loss of Keras
             weights = weights * ops.cast(mask, weights.dtype)
+            total = None  # which does not know of the mask: the mean over the part
         with fused_kernels(self.fuses_loss):
             loss, results = token_losses(
                 ops.reshape(features, (-1, features.shape[-1])),
@@ -81,6 +85,8 @@ class TrainingGraph(keras.Model):
                 ops.reshape(weights, (-1,)),
                 self.head,
                 label_smoothing=self.label_smoothing,
+                z_loss=self.z_loss,
+                total=total,
                 needs_gradient=bool(training),
                 finds_first=self.exact_match,
             )

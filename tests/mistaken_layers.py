@@ -400,6 +400,18 @@ def map_without_a_range(wrong):
     return keras.Model(image, layers.Dense(CLASSES)(layers.GlobalMaxPooling2D()(x * kept)))
 
 
+def gate_without_a_range(wrong):
+    """Squeeze-and-excitation without its sigmoid."""
+
+    def model(image):
+        x = layers.Conv2D(5, 3, activation="relu")(image)
+        gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+        gate = layers.Dense(5, activation=None if wrong else "sigmoid")(gate)
+        return layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(x * gate))
+
+    return of_image(model)
+
+
 def scale_near_zero(wrong):
     x, condition = keras.Input((T, D)), keras.Input((3,))
     scale, shift = ops.split(layers.Dense(2 * D)(condition)[:, None], 2, axis=-1)

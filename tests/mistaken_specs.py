@@ -63,6 +63,12 @@ BAD_VALUES = [
     ("rotary_original_length", -1, "positive int"),
     ("rotary_low_freq_factor", -1.0, "at least 0"),
     ("rotary_high_freq_factor", True, "at least 0"),
+    ("rotary_magnitude", 0.0, "positive number, or None"),
+    ("latent_dim", 0, "positive int, or None for keys and values of their own"),
+    ("query_latent_dim", 0, "positive int, or None for queries"),
+    ("query_latent_dim", 5, "None where latent_dim=None"),
+    ("value_dim", 0, "positive int"),
+    ("value_dim", 5, "7 where latent_dim=None"),
     ("relative_buckets", 0, "positive int"),
     ("relative_max_distance", 12.0, "positive int"),
     ("activation", "swish", "silu"),
@@ -161,6 +167,7 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
 """(field, value, the name that the error suggests)."""
 
 EXPERTS = {"num_experts": 6, "num_active_experts": 2}
+LATENTS = {"latent_dim": 5, "rotary_dim": 4}
 CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
     (
@@ -178,6 +185,23 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"attention": "layer", "attention_soft_cap": 30.0},
         ["attention_soft_cap=30.0", "must be None", "attention='layer'"],
+    ),
+    (
+        {"attention": "layer", **LATENTS},
+        ["latent_dim=5", "must be None", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"latent_dim": 5},
+        ["rotary_dim=7", "below head_dim=7 where latent_dim=5", "that all heads share"],
+    ),
+    (
+        {**LATENTS, "num_key_value_heads": 1},
+        ["num_key_value_heads=1", "2, as num_heads", "a key of its own", "leave it out"],
+    ),
+    ({**LATENTS, "qk_norm": True}, ["qk_norm=True", "latent_dim=5", "a norm", "leave it out"]),
+    (
+        {**LATENTS, "value_residual": True},
+        ["value_residual=True", "latent_dim=5", "no values to mix", "leave it out"],
     ),
     ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
     ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),

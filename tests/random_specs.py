@@ -140,7 +140,7 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
         "activation": shipped("activation"),
         "feedforward_bias": st.booleans(),
     }
-    if values["attention"] == "graph":
+    if values["attention"] == "graph" and values["latent_dim"] is None:
         divisors = [few for few in range(1, number + 1) if number % few == 0]
         if not values["value_residual"]:
             choices["num_key_value_heads"] = st.sampled_from(divisors)
@@ -217,15 +217,28 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "qk_norm": False,
         "value_residual": False,
         "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "joint"))),
+        "latent_dim": None,
+        "query_latent_dim": None,
+        "value_dim": None,
     }
     if attention == "layer":
         return values
     positive = st.none() | st.floats(0.1, 2)
-    return values | {
-        "num_key_value_heads": draw(st.none() | st.sampled_from(divisors)),
+    values |= {
         "attention_output_bias": draw(st.none() | st.booleans()),
         "attention_scale": draw(positive),
         "attention_soft_cap": draw(positive),
+    }
+    if draw(st.integers(0, 3)) == 0:  # latents, whose norms need some channels too
+        even = draw(st.integers(1, (width - 1) // 2))
+        return values | {
+            "rotary_dim": 2 * even if positions == "rotary" else draw(st.integers(1, width - 1)),
+            "latent_dim": draw(st.integers(3, 11)),
+            "query_latent_dim": draw(st.none() | st.integers(3, 11)),
+            "value_dim": draw(st.none() | st.integers(1, 7)),
+        }
+    return values | {
+        "num_key_value_heads": draw(st.none() | st.sampled_from(divisors)),
         "qk_norm": draw(st.booleans()),
         "value_residual": draw(st.booleans()),
     }
@@ -241,6 +254,7 @@ def rotary_values(draw: st.DrawFn, positions: str) -> dict[str, Any]:
         "rotary_scaling": scaling,
         "rotary_factor": draw(st.floats(1, 17)) if scales else 1.0,
         "rotary_original_length": draw(st.none() | st.integers(5, 97)),
+        "rotary_magnitude": draw(st.none() | st.floats(0.5, 2)),
         "rotary_low_freq_factor": slow,
         "rotary_high_freq_factor": slow + draw(st.floats(0.1, 31)),
     }

@@ -22,6 +22,7 @@ imports neither Keras nor this project, so that the two implementations share no
 * Zhou et al. 2024, "Value Residual Learning"; Lan et al. 2020, "ALBERT" (shared blocks); the
   speedruns KellerJordan/modded-nanogpt and karpathy/nanochat (skips across blocks).
 * Zhu et al. 2024, "Hyper-Connections".
+* DeepSeek-AI 2024, "DeepSeek-V2" (latent attention).
 * Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
@@ -36,8 +37,10 @@ Weights are keyed "<layer name>.<variable name>", such as
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
+from reference_latents import latent_heads
 from reference_positions import (
     rotate,
     score_bias,
@@ -80,6 +83,9 @@ def fill_derived_fields(spec: Spec) -> dict:
         "attention_output_bias": spec["attention_bias"],
         "rotary_dim": spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"],
         "rotary_original_length": spec["max_sequence_length"],
+        "rotary_magnitude": None,
+        "latent_dim": None,
+        "query_latent_dim": None,
         "attention_scale": None,
         "attention_soft_cap": None,
         "logit_soft_cap": None,
@@ -89,7 +95,9 @@ def fill_derived_fields(spec: Spec) -> dict:
         "num_active_groups": spec["num_expert_groups"],
         "router_correction_rate": None,
     }
-    return derived | {field: value for field, value in spec.items() if value is not None}
+    full = derived | {field: value for field, value in spec.items() if value is not None}
+    shared = full["rotary_dim"] if full["latent_dim"] is not None else 0
+    return {"value_dim": full["head_dim"] - shared, **full}
 
 
 # Operations -------------------------------------------------------------------------------------
@@ -193,7 +201,12 @@ def attention(
             heads = rotate(spec, heads)
         return heads
 
-    query, key, value = project("query", x), project("key", memory), project("value", memory)
+    if spec["latent_dim"] is not None:
+        rotates = spec["positions"] == "rotary" and bias is not None
+        norm = partial(normalize, spec, weights)
+        query, key, value = latent_heads(spec, weights, name, x, memory, norm, rotates)
+    else:
+        query, key, value = project("query", x), project("key", memory), project("value", memory)
     if values is not None:
         values.append(value)
         if spec["value_residual"] and len(values) > 1:

@@ -61,7 +61,8 @@ def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
         elif scaling != "none":
             raise ValueError(f"the reference has no rotary scaling {scaling!r}")
         found.append(frequency)
-    return found, 0.1 * math.log(factor) + 1.0 if scaling == "yarn" else 1.0
+    magnitude = 0.1 * math.log(factor) + 1.0 if scaling == "yarn" else 1.0
+    return found, spec["rotary_magnitude"] or magnitude
 
 
 def rotate(spec: dict, x: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ Like `reference`, it imports neither Keras nor this project.
 """
 
 from reference import Spec, fill_derived_fields, of_block
+from reference_latents import latent_parameters, latent_shapes
 from reference_streams import owner
 
 
@@ -48,7 +49,14 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 
     def attention_shapes(name: str, own: dict) -> None:
         k = own["num_key_value_heads"]
-        for role, heads in (("query", n), ("key", k), ("value", k)):
+        roles = (("query", n), ("key", k), ("value", k))
+        if full["latent_dim"] is not None:
+            shapes.update({f"{name}.{k}": v for k, v in latent_shapes(full, own).items()})
+            norm(f"{name}.latent_norm", full["latent_dim"])
+            if full["query_latent_dim"] is not None:
+                norm(f"{name}.query_latent_norm", full["query_latent_dim"])
+            roles = ()
+        for role, heads in roles:
             shapes[f"{name}.{role}.kernel"] = (d, heads, h)
             if full["attention_bias"]:
                 shapes[f"{name}.{role}.bias"] = (heads, h)
@@ -57,7 +65,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
                     shapes[f"{name}.{role}_norm.scale"] = (heads, h)
                 else:
                     norm(f"{name}.{role}_norm", heads * h if own["qk_norm_heads"] == "joint" else h)
-        shapes[f"{name}.output.kernel"] = (n, h, d)
+        shapes[f"{name}.output.kernel"] = (n, full["value_dim"], d)
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name, own["attention_norm"] or not name.endswith("self_attention"))
@@ -210,6 +218,9 @@ def block_parameters(own: dict, attentions: int) -> int:
     head_norms = head_norms if own["qk_norm"] else 0
     left_out = 0 if own["attention_norm"] else norm
     attn = 2 * d * inner + 2 * d * outer + biases + head_norms
+    if own["latent_dim"] is not None:
+        attn = latent_parameters(own, per_channel) + own["num_heads"] * own["value_dim"] * d
+        attn += d if own["attention_output_bias"] else 0
     sublayers = attentions * attn + feedforward_parameters(own) + (attentions + 1) * each
     return sublayers - left_out + shared
 

@@ -27,12 +27,14 @@ OTHER_NUMBERS: dict[str, Any] = {
     "norm_epsilon": 1e-5,
     "rotary_base": 97.0,
     "rotary_factor": 3.7,
+    "rotary_magnitude": 0.8,
     "attention_scale": 0.3,
     "embedding_scale": 1.7,
     "logit_scale": 0.6,
     "initializer_range": 0.02,
 }
 GROUPED = {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5}
+LATENTS = {"num_heads": 3, "head_dim": 11, "rotary_dim": 4, "latent_dim": 5, "value_dim": 13}
 TRANSLATOR = {"kind": "encoder_decoder"}
 
 
@@ -59,6 +61,9 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         changes["head_dim"] = 6  # channels are rotated in pairs
         changes["rotary_dim"] = 4 if spec.rotary_dim < spec.head_dim else None
         changes["rotary_original_length"] = 7
+    if spec.latent_dim is not None:
+        changes |= {"head_dim": 7, "rotary_dim": 4, "latent_dim": 5, "value_dim": 3}
+        changes["query_latent_dim"] = 11 if spec.query_latent_dim else None
     if spec.num_key_value_heads < spec.num_heads:
         changes["num_key_value_heads"] = 1
     else:
@@ -69,6 +74,10 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         active = min(spec.num_active_experts, 3)
         changes |= {"num_experts": 6, "num_active_experts": active, "expert_dim": 11}
         changes["shared_expert_dim"] = 5 * (spec.shared_expert_dim > 0)
+    if spec.router_scale > 1:  # of scores that are smaller for more experts
+        changes["router_scale"] = 1.7
+    if spec.num_expert_groups > 1:
+        changes |= {"num_expert_groups": 3, "num_active_groups": 2}
     if pattern := spec.block_overrides:
         changes["block_overrides"] = tuple(map(reduced_overrides, (pattern[0], pattern[-1])))
     if spec.pad_token_id is not None and spec.pad_token_id >= SIZES["source_vocabulary_size"]:

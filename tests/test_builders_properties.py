@@ -11,6 +11,7 @@ from quick import slow_unless
 from small_models import (
     BATCH,
     KINDS,
+    LATENTS,
     SOURCE_LENGTH,
     TARGET_LENGTH,
     copy_weights,
@@ -33,9 +34,11 @@ WIRINGS = [  # every way to apply a mask to the scores
     {"attention": "graph"},
     {"attention": "graph", "attention_dropout": 0.3},
     {"attention": "layer"},
+    {**LATENTS, "positions": "rotary"},
 ]
 each_kind = pytest.mark.parametrize("kind", KINDS)
-each_wiring = pytest.mark.parametrize("wiring", WIRINGS, ids=["fused", "unfused", "layer"])
+WIRING_NAMES = ("fused", "unfused", "layer", "latents")
+each_wiring = pytest.mark.parametrize("wiring", WIRINGS, ids=WIRING_NAMES)
 
 
 @pytest.fixture

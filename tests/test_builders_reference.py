@@ -68,6 +68,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "rotary_factor": (1.0, 3.7),
     "rotary_original_length": (None, 29),
     "rotary_high_freq_factor": (4.0, 1.7),
+    "rotary_magnitude": (None, 0.8),
     "relative_buckets": (12, 20),
     "relative_max_distance": (13, 17),
     "norm": ("layer", "rms"),
@@ -89,6 +90,9 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "attention_bias": (True, False),
     "num_key_value_heads": (None, 1),
     "head_dim": (None, 5),
+    "latent_dim": (None, 6),
+    "query_latent_dim": (None, 9),
+    "value_dim": (None, 3),
     "attention_window": (None, 3),
     "block_overrides": PATTERNS,
     "final_norm": (None, True, False),
@@ -118,7 +122,10 @@ UNSUPPORTED_BY_LAYER = (
     "attention_soft_cap",
     "qk_norm",
     "value_residual",
+    "latent_dim",
 )
+UNSUPPORTED_BY_LATENTS = ("num_key_value_heads", "qk_norm", "value_residual")
+OF_LATENTS = ("query_latent_dim", "value_dim")
 
 HYPER = ("static_hyper_connections", "hyper_connections")
 UNSCALED_MERGES = ("add", "none", "highway", *HYPER)
@@ -131,6 +138,7 @@ DERIVED_FIELDS = (
     "embedding_dim",
     "intermediate_dim",
     "head_dim",
+    "value_dim",
     "final_norm",
     "norm_bias",
     "num_streams",
@@ -162,6 +170,14 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
                 return False
     if changes.get("attention") == "layer" and changes.get("positions") in ROTARY_OR_BIAS:
         return False
+    of_latents = [name for name in OF_LATENTS if changes.get(name)]
+    if of_latents and changes.get("latent_dim", 6) is None:
+        return False
+    if of_latents or changes.get("latent_dim"):
+        if any(changes.get(name) for name in UNSUPPORTED_BY_LATENTS):
+            return False
+        if changes.get("attention") == "layer" or changes.get("rotary_dim", 4) is None:
+            return False
     if changes.get("norm") == "layer" and changes.get("norm_offset"):
         return False
     if changes.get("positions") == "rotary" and changes.get("rotary_dim", 4) is None:
@@ -295,6 +311,7 @@ def test_the_reference_and_the_spec_derive_the_same_values() -> None:
         *({"merge": value} for value in ALL_FIELDS["merge"]),
         {"kind": KINDS[1]},
         {"kind": "encoder_only"},
+        {"latent_dim": 5, "rotary_dim": 2},
     ):
         spec = builders.TransformerSpec(
             vocabulary_size=31, num_layers=3, hidden_dim=14, num_heads=2, **changes

@@ -35,6 +35,7 @@ def with_all_pairs() -> list[tuple[str, str]]:
         spec = reduced_variant(name, kind)
         wiring = (kind, spec.norm_placement, spec.merge, spec.norm, spec.norm_gain, spec.positions)
         wiring += (spec.feedforward, bool(spec.block_overrides), spec.qk_norm_heads * spec.qk_norm)
+        wiring += (spec.latent_dim, spec.num_expert_groups, spec.group_score_experts)
         pairs[name, kind] = set(itertools.combinations(enumerate(wiring), 2))
     found, missing = [], set().union(*pairs.values())
     while missing:

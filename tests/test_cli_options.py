@@ -38,7 +38,8 @@ def test_every_recipe_field_is_an_option_with_its_documentation_and_default():
     parser, helps = help_of(add_recipe_options, Recipe(steps=7))
     assert helps.keys() == FIELDS
     assert helps["steps"] == "number of weight updates; default: 7"
-    assert helps["schedule"] == "cosine, inverse_sqrt or constant; default: cosine"
+    schedules = "cosine, inverse_sqrt, warmup_stable_decay or constant"
+    assert helps["schedule"] == f"{schedules}; default: cosine"
     for name, text in helps.items():
         value = getattr(Recipe(steps=7), name)
         assert "; default: " in text if value is None else text.endswith(f"; default: {value}")

@@ -133,6 +133,8 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
         return config["architectures"] == ["ModernBertForMaskedLM"]
     if key == "transformers_version":
         return config["tie_word_embeddings"]
+    if key in ("n_group", "topk_group") and config["model_type"] == "deepseek_v2":
+        return config["topk_method"] != "greedy"
     if key == "_remove_final_layer_norm":
         return config["do_layer_norm_before"]
     if config["model_type"] == "falcon" and key in ("num_kv_heads", "multi_query"):
@@ -205,10 +207,9 @@ def test_windows_follow_from_the_first_block_that_has_them() -> None:
         ({"rope_type": "linear", "factor": 2.0, "mscale": 1.0}, "mscale=1.0, of unknown meaning"),
         ({"rope_type": "linear", "factor": "2"}, "rotary_factor='2'"),
         (
-            {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.0},
-            "attention_factor.*1.13863",
+            {"rope_type": "yarn", "factor": 4.0, "attention_factor": -1.0},
+            "rotary_magnitude=-1.0: must be a positive number",
         ),
-        ({"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.5}, "mscale"),
         ({"rope_type": "yarn", "factor": 4.0, "truncate": False}, "truncate=False"),
         ({"rope_type": "yarn"}, "no factor"),
         ({"rope_theta": 3.0, "rope_type": "default"}, "rope_theta=10000.0 and 3.0"),
@@ -234,6 +235,10 @@ def test_rotary_settings_may_be_written_at_their_defaults() -> None:
     scaling = config["rope_scaling"]
     written = {"attention_factor": 0.1 * np.log(4.0) + 1, "truncate": True, "beta_fast": 32.0}
     assert spec_of({**config, "rope_scaling": {**scaling, **written}}) == spec_of(config)
+    factors = {"mscale": 1.0, "mscale_all_dim": 0.5}  # of PyTorch: _compute_yarn_parameters
+    other = spec_of({**config, "rope_scaling": {**scaling, **factors}})
+    expected = (0.1 * np.log(4.0) + 1) / (0.05 * np.log(4.0) + 1)
+    assert other.rotary_magnitude == pytest.approx(expected, rel=1e-12)
     with pytest.raises(ValueError, match=r"rope_scaling=.* and rope_parameters="):
         spec_of({**config, "rope_parameters": scaling})
 

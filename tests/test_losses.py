@@ -120,7 +120,7 @@ def test_metrics_are_reset():
 @pytest.mark.parametrize(
     "thing",
     [
-        TokenCrossEntropy(0.1),
+        TokenCrossEntropy(0.1, 0.3),
         CrossEntropy(),
         TokenAccuracy(),
         Perplexity(),
@@ -141,3 +141,16 @@ def test_losses_and_metrics_are_restored_from_their_config(thing):
 def test_label_smoothing_outside_of_0_to_1_raises(smoothing):
     with pytest.raises(ValueError, match="label_smoothing"):
         TokenCrossEntropy(smoothing)
+
+
+def test_the_z_loss_is_the_squared_logarithm_of_the_sum_of_exponentials():
+    labels, logits, weights = batch(5, 11)
+    exact = logits.astype("float64")
+    squares = np.log(np.exp(exact).sum(-1)) ** 2
+    added = 0.3 * (squares * weights).sum() / weights.sum()
+    plain, whole = (
+        float(TokenCrossEntropy(z_loss=z)(labels, logits, sample_weight=weights)) for z in (0, 0.3)
+    )
+    assert whole - plain == pytest.approx(added, rel=1e-5)
+    with pytest.raises(ValueError, match="z_loss=-1"):
+        TokenCrossEntropy(z_loss=-1)

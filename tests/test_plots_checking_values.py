@@ -11,6 +11,7 @@ from mistaken_values import (
     frozen_table,
     gains_of_zero,
     last_row_for_all,
+    mask_of_the_first_sample,
     mean_of_squares,
     power_of_the_variance,
     rotated_apart,
@@ -28,6 +29,7 @@ FOUND = {
     "rotated apart": (rotated_apart, "do not cancel", "finding"),
     "equal units": (equal_units, "Units that stay equal", "finding"),
     "gains of zero": (gains_of_zero, "one behind the other", "finding"),
+    "mask of the first sample": (mask_of_the_first_sample, "with the other samples", "finding"),
     "stopped inside": (stopped_inside, "behind an ops.stop_gradient", "finding"),
     "frozen table": (frozen_table, "Frozen random vectors", "remark"),
 }
@@ -64,3 +66,16 @@ def test_vectors_are_masked_by_an_input_of_any_name_and_convention(hidden):
     assert not [c.note.text for c in right if c.note.kind == "finding"]
     wrong = plots.check(model(lambda s: s * shown[:, None]))
     assert [c.note.kind for c in wrong if c.property == "padding"] == ["finding"]
+
+
+def test_a_model_that_does_not_run_is_not_said_to_be_fine():
+    def refuse(x):
+        if isinstance(x, keras.KerasTensor):
+            return x
+        raise RuntimeError("no numbers please")
+
+    x = keras.Input((5,))
+    model = keras.Model(x, layers.Lambda(refuse, output_shape=(3,))(layers.Dense(3)(x)))
+    with pytest.warns(UserWarning, match="no numbers please"):
+        text = " ".join(plots.diagnosis_text(model).split())
+    assert "which failed: RuntimeError: no numbers please." in text

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from products import flops_of, requires_graph_tracing, traced_flops
+from small_models import small_spec
 
+import builders
 import builders.decode
-import builders.models  # noqa: F401 - these two import all layers
+import builders.models  # these two import all layers
 import plots
 from plots.layers import ROLES
+from plots.reading import tracing
 
 # Layers of a user -------------------------------------------------------------------------------
 
@@ -297,6 +300,7 @@ def test_letters_of_an_optional_argument_that_is_missing_leave_products_uncounte
 
 SIZES = {"b": 2, "t": 11, "s": 13, "n": 6, "k": 3, "h": 10, "d": 14, "v": 19, "a": 2}
 SIZES |= {"m": 44, "e": 44, "i": 7, "j": 23}  # m = b t a; every expert has one row
+SIZES |= {"1": 1, "u": 9, "l": 5, "r": 4, "g": 6}  # h = r + g
 NEW = {  # arguments of the classes that need some
     "ALiBiBias": [(SIZES["n"],)],
     "CacheUpdate": [(1,), (2,), (3,)],
@@ -304,6 +308,14 @@ NEW = {  # arguments of the classes that need some
     "Dispatch": [(SIZES["e"],)],
     "ExpertCapacity": [(1.5, SIZES["e"])],
     "ExpertDense": [(SIZES["e"], SIZES["j"])],
+    "KernelOf": [
+        (
+            layers.EinsumDense("bsl,lnh->bsnh", (None, SIZES["n"], SIZES["h"])),
+            SIZES["l"],
+            to_latents,
+        )
+        for to_latents in (True, False)
+    ],
     "LearnedPositions": [(17, SIZES["d"])],
     "LearnedScale": [((1,),), ((SIZES["d"],), 0.5)],
     "OpenStreams": [(SIZES["m"],)],
@@ -368,8 +380,7 @@ def test_shapes_that_a_layer_returns_are_those_that_it_declares(cls, args):
     given = [np.ones(shape, dtype) for shape, dtype in arguments_for(layer).values()]
     outputs = keras.tree.flatten(layer(*given))
     declared = layer.graph_declaration["signature"].split("->")[1].replace("...", "btd").split(",")
-    sizes = {**SIZES, "1": 1}
-    assert [tuple(o.shape) for o in outputs] == [tuple(sizes[a] for a in axes) for axes in declared]
+    assert [tuple(o.shape) for o in outputs] == [tuple(SIZES[a] for a in axes) for axes in declared]
     assert layer.graph_declaration.get("role", "add") in ROLES
 
 
@@ -404,3 +415,23 @@ def test_every_layer_of_builders_declares_unless_it_is_one_of_keras():
 def test_the_documentation_names_every_role():
     text = (Path(__file__).parent.parent / "docs" / "plots.md").read_text("utf-8")
     assert [role for role in ROLES if f"`{role}`" not in text] == []
+
+
+def test_equal_layers_that_declare_are_traced_once(monkeypatch):
+    """A trace of the experts of a large mixture takes a product for each of them."""
+    traced = []
+
+    def traced_call(call, *args):
+        traced.append(type(call.operation).__name__)
+        return tracing.traced_call(call, *args)
+
+    def traces(blocks):
+        traced.clear()
+        spec = small_spec(**few, num_layers=blocks)
+        plots.read_graph(builders.build(spec, abstract=True))
+        return list(traced)
+
+    few = {"num_experts": 2, "num_active_experts": 1, "feedforward_bias": False}
+    monkeypatch.setattr("plots.reading.reader.traced_call", traced_call)
+    assert traces(1) == traces(3)
+    assert "ExpertDense" in traced

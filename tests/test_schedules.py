@@ -1,15 +1,21 @@
 """Schedules compared with their formulas, optimizer, serialization, and checks of recipes."""
 
+import dataclasses
 import re
 
 import keras
 import numpy as np
 import pytest
 
-from functional_models.recipe import Recipe, default_learning_rate
-from functional_models.schedules import InverseSquareRoot, make_optimizer, schedule
+from functional_models.optimizers import make_optimizer
+from functional_models.recipe import SCHEDULES, Recipe, default_learning_rate
+from functional_models.schedules import InverseSquareRoot, OfUpdates, schedule
 
 STEPS = np.array([0, 1, 2, 11, 12, 13, 14, 29, 101, 997, 100_003])
+
+
+def small_model():
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
 
 
 def rates(thing, steps=STEPS):
@@ -54,17 +60,20 @@ def test_a_warm_up_longer_than_the_run_only_rises():
     assert found.max() < 0.3
 
 
-@pytest.mark.parametrize("name", ["cosine", "inverse_sqrt", "constant"])
-def test_a_schedule_is_restored_with_its_optimizer(name):
-    recipe = Recipe(schedule=name, learning_rate=0.03, warmup_steps=13, steps=101)
-    optimizer = make_optimizer(recipe)
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_schedule_is_restored_with_its_optimizer(name, parts):
+    recipe = Recipe(
+        schedule=name, learning_rate=0.03, warmup_steps=13, steps=101, gradient_accumulation=parts
+    )
+    optimizer = make_optimizer(recipe, small_model())
     config = keras.saving.serialize_keras_object(optimizer)
     again = keras.saving.deserialize_keras_object(config)
     for each in (optimizer, again):
         each.build([keras.Variable(np.zeros(3, "float32"))])
     for step in (0, 12, 13, 57, 100):
         for each in (optimizer, again):
-            each.iterations.assign(step)
+            each._iterations.assign(step)
         assert float(again.learning_rate) == float(optimizer.learning_rate)
     assert again.global_clipnorm == optimizer.global_clipnorm
 
@@ -76,8 +85,28 @@ def test_a_schedule_is_restored_from_its_config():
     np.testing.assert_array_equal(rates(made), rates(again))
 
 
+def test_a_stable_rate_decays_in_the_last_steps():
+    recipe = Recipe(schedule="warmup_stable_decay", learning_rate=0.3, warmup_steps=13, steps=101)
+    for decay, given in ((20, recipe), (29, dataclasses.replace(recipe, decay_steps=29))):
+        found = rates(schedule(given), np.arange(103))
+        np.testing.assert_allclose(found[:13], 0.3 * np.arange(1, 14) / 13, rtol=1e-6)
+        np.testing.assert_allclose(found[13 : 102 - decay], 0.3, rtol=1e-6)
+        left = 1 - np.sqrt(np.arange(decay + 1) / decay)
+        np.testing.assert_allclose(found[101 - decay : 102], 0.3 * left, rtol=1e-5, atol=1e-7)
+        assert found[102] == 0
+
+
+@pytest.mark.parametrize("name", ["cosine", "inverse_sqrt", "warmup_stable_decay"])
+def test_a_rate_belongs_to_an_update_and_not_to_a_part_of_its_batch(name):
+    recipe = Recipe(schedule=name, learning_rate=0.3, warmup_steps=3, steps=13, batch_size=35)
+    parts = schedule(dataclasses.replace(recipe, gradient_accumulation=5))
+    assert isinstance(parts, OfUpdates)
+    expected = rates(schedule(recipe), np.arange(13))
+    np.testing.assert_array_equal(rates(parts, np.arange(65)), np.repeat(expected, 5))
+
+
 def test_an_unknown_schedule_raises_with_those_allowed():
-    with pytest.raises(ValueError, match="must be one of cosine, inverse_sqrt, constant"):
+    with pytest.raises(ValueError, match="must be one of cosine, inverse_sqrt, warmup"):
         Recipe(schedule="linear")
 
 
@@ -98,7 +127,7 @@ def test_weight_decay_excludes_biases_norms_and_embeddings():
     ]
     model = keras.Sequential([keras.Input((None,), dtype="int32"), *layers])
     recipe = Recipe(learning_rate=0.1, warmup_steps=0, weight_decay=0.5, schedule="constant")
-    optimizer = make_optimizer(recipe)
+    optimizer = make_optimizer(recipe, model)
     for weight in model.trainable_variables:
         weight.assign(np.ones(weight.shape))
     optimizer.build(model.trainable_variables)
@@ -126,6 +155,12 @@ def test_weight_decay_excludes_biases_norms_and_embeddings():
         {"beta_2": 1.0},
         {"clip_norm": 0},
         {"label_smoothing": 1},
+        {"gradient_accumulation": 0},
+        {"gradient_accumulation": 5},  # of a batch of 32
+        {"optimizer": "adam"},
+        {"decay_steps": 0},
+        {"z_loss": -1e-4},
+        {"ema_decay": 1.0},
         {"report_every": 0},
         {"seed": -1},
     ],
@@ -134,6 +169,18 @@ def test_bad_recipe_fields_raise(bad):
     ((name, value),) = bad.items()
     with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}: must be ")):
         Recipe(**bad)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ema_decay": 0.9, "gradient_accumulation": 2}, "Keras would average after every part"),
+        ({"decay_steps": 5}, "the schedule 'cosine' has none"),
+    ],
+)
+def test_recipe_fields_that_exclude_each_other_raise(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**fields)
 
 
 def test_a_recipe_gets_its_learning_rate_and_warm_up_from_width_and_steps():

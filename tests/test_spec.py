@@ -55,6 +55,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     reads_norm = norm_placement not in ("post", "output", "none")
     factor = st.floats(0, 1e3)
     share_embeddings = kind == "encoder_decoder" and draw(st.booleans())
+    latents = width > 2 and draw(st.booleans())
     source_vocabulary_size = None if share_embeddings else draw(st.none() | size)
     smallest = vocabulary_size
     if kind == "encoder_decoder":
@@ -67,7 +68,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "block_overrides": tuple(draw(st.lists(overrides, max_size=min(num_layers, 3)))),
         "num_streams": None,
         "block_skips": draw(st.sampled_from(("none", "unet", "embedding"))),
-        "value_residual": draw(st.booleans()),
+        "value_residual": not latents and draw(st.booleans()),
         "distinct_blocks": None,
         "num_encoder_layers": None if is_encoder else draw(st.none() | size),
         "embedding_dim": draw(st.none() | size),
@@ -80,14 +81,19 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "intermediate_dim": draw(st.none() | size),
         "max_sequence_length": draw(size),
         "num_heads": num_heads,
-        "num_key_value_heads": draw(st.none() | st.sampled_from(divisors(num_heads))),
+        "num_key_value_heads": None
+        if latents
+        else draw(st.none() | st.sampled_from(divisors(num_heads))),
         "head_dim": head_dim,
+        "latent_dim": draw(size) if latents else None,
+        "query_latent_dim": draw(st.none() | size) if latents else None,
+        "value_dim": draw(st.none() | size) if latents else None,
         "norm_placement": norm_placement,
         "norm": norm,
         "norm_bias": draw(st.none() | st.booleans()) if norm == "layer" else None,
         "norm_offset": norm == "rms" and norm_gain and draw(st.booleans()),
         "embedding_norm": draw(st.booleans()),
-        "qk_norm": draw(st.booleans()),
+        "qk_norm": not latents and draw(st.booleans()),
         "feedforward": draw(st.sampled_from(("mlp", "glu"))),
         "feedforward_bias": draw(st.booleans()),
         "attention_output_bias": draw(st.none() | st.booleans()),
@@ -103,7 +109,8 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "final_norm": draw(st.none() | st.booleans()),
         "positions": draw(st.sampled_from(positions)),
         "rotary_base": draw(st.floats(1, 1e6, exclude_min=True)),
-        "rotary_dim": draw(st.none() | st.sampled_from(even)),
+        "rotary_dim": 2 if latents else draw(st.none() | st.sampled_from(even)),
+        "rotary_magnitude": draw(positive),
         "rotary_scaling": draw(st.sampled_from(SCALINGS)),
         "rotary_factor": draw(st.floats(1, 1e3)),
         "rotary_original_length": draw(st.none() | size),

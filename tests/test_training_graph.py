@@ -85,7 +85,7 @@ def step(model, data, smoothing=0.0, **options):
     before = model.get_weights()
     model.compile(
         keras.optimizers.SGD(0.1),
-        TokenCrossEntropy(smoothing),
+        TokenCrossEntropy(smoothing, z_loss=smoothing),
         weighted_metrics=token_metrics(exact_match=True),
         **options,
     )
@@ -98,7 +98,8 @@ def step(model, data, smoothing=0.0, **options):
 def step_of_graph(model, data, smoothing=0.0, fuses=True, **options):
     """Return the same for a `TrainingGraph`."""
     before = model.get_weights()
-    graph = TrainingGraph(model, label_smoothing=smoothing, tokens=ROWS * LENGTH, exact_match=True)
+    losses = {"label_smoothing": smoothing, "z_loss": smoothing}
+    graph = TrainingGraph(model, **losses, tokens=ROWS * LENGTH, exact_match=True)
     graph.fuses = graph.fuses_loss = fuses
     metrics = result_metrics(exact_match=True)
     graph.compile(keras.optimizers.SGD(0.1), weighted_metrics=metrics, **options)

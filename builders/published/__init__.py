@@ -10,6 +10,7 @@ from builders.published import (  # noqa: F401  isort: skip - in order
     gemma,
     qwen,
     experts,
+    deepseek,
     phi,
     olmo,
     granite,

@@ -12,8 +12,8 @@ import builders
 from functional_models.batches import Batches, training_data
 from functional_models.claims.tasks import Run, Task
 from functional_models.compiled import to_numpy
+from functional_models.optimizers import make_optimizer
 from functional_models.recipe import Recipe
-from functional_models.schedules import make_optimizer
 from functional_models.seeding import own_random
 from functional_models.training import evaluate
 from functional_models.training_graph import TrainingGraph, result_metrics
@@ -32,7 +32,7 @@ class RetrainedModel:
         self._task, self._spec, self._recipe = task, spec, recipe
         longest = task.training(0).longest
         self._model = builders.build(spec)
-        self._optimizer = make_optimizer(recipe)
+        self._optimizer = make_optimizer(recipe, self._model)
         self._optimizer.build(self._model.trainable_variables)
         self._at_start = [to_numpy(variable) for variable in self._optimizer.variables]
         self._graph = TrainingGraph(self._model, tokens=recipe.batch_size * longest)

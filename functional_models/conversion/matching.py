@@ -134,7 +134,9 @@ def differences(
     for i in range(blocks):
         one, other = ours.of_block(i), theirs.of_block(i)
         for name in names:
-            if _matters(one, name) and not _equal(_effective(one, name), _effective(other, name)):
+            if _matters(one, name) and not _equal(
+                name, _effective(one, name), _effective(other, name)
+            ):
                 found.setdefault(name, (getattr(one, name), getattr(other, name)))
     return found
 
@@ -148,8 +150,13 @@ def _effective(spec: builders.TransformerSpec, name: str) -> Any:
     return defaults.get(name)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Return whether two values are equal, numbers up to the rounding of a reciprocal."""
+def _equal(name: str, one: Any, other: Any) -> bool:
+    """Return whether two values of a field compute the same outputs.
+
+    Numbers may differ by the rounding of a reciprocal.
+    """
+    if name == "router_correction_rate":  # of training, but for whether there are corrections
+        return (one is None) == (other is None)
     if isinstance(one, float) and isinstance(other, int | float):
         return math.isclose(one, other, rel_tol=1e-12)
     return bool(one == other)

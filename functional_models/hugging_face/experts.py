@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from builders import TransformerSpec
@@ -25,21 +26,34 @@ _OURS = "decoder.block_{i}.feedforward"
 _HALVES = {"gate": 0, "up": 1}
 
 
+def expert_kernels(experts: str, names: Mapping[str, str]) -> dict[str, OfExperts]:
+    """Return the places of the kernels of experts by role.
+
+    Args:
+        experts: name of the experts of a block.
+        names: role -> name in an expert.
+    """
+    return {
+        role: OfExperts(
+            f"{experts}.{{e}}.{name}.weight",
+            f"{experts}.{'down_proj' if role == 'down' else 'gate_up_proj'}",
+            _HALVES.get(role),
+        )
+        for role, name in names.items()
+    }
+
+
 def _expert_layers(block: str, gate: str, up: str, down: str, shared: bool = False) -> Layers:
     """Return the layers of Llama, with a mixture of this name, and these names in an expert."""
     theirs = f"{THEIRS}.{block}"
     found = dict(layers())
     found[f"{_OURS}.router"] = f"{theirs}.gate"
-    for role, name in {"gate": gate, "up": up, "down": down}.items():
-        stack = "down_proj" if role == "down" else "gate_up_proj"
-        found[f"{_OURS}.experts.{role}"] = OfExperts(
-            f"{theirs}.experts.{{e}}.{name}.weight",
-            f"{theirs}.experts.{stack}",
-            _HALVES.get(role),
-        )
-        if shared:
-            found[f"{_OURS}.shared_expert.{role}"] = f"{theirs}.shared_expert.{name}"
+    names = {"gate": gate, "up": up, "down": down}
+    kernels = expert_kernels(f"{theirs}.experts", names)
+    found |= {f"{_OURS}.experts.{role}": place for role, place in kernels.items()}
     if shared:
+        of_all = {role: f"{theirs}.shared_expert.{name}" for role, name in names.items()}
+        found |= {f"{_OURS}.shared_expert.{role}": name for role, name in of_all.items()}
         found[f"{_OURS}.shared_expert.share"] = f"{theirs}.shared_expert_gate"
     return found
 

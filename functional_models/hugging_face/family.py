@@ -112,6 +112,8 @@ class Family:
         computed: tensor -> what it must equal, if it is stored.
         unread: end of a tensor's name -> why it is not read.
         left_out: tensor -> what it is; a warning says that it is not read.
+        later_tokens: tensor of a block after the last one that shows that it predicts later tokens;
+            the tensors of this block are not read.
         stored: spec fields that follow from the stored tensors and the fields of the configuration.
     """
 
@@ -131,6 +133,7 @@ class Family:
     computed: Mapping[str, Callable[[TransformerSpec], np.ndarray]] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    later_tokens: str = ""
     stored: Callable[[StoredTensors, Mapping[str, Any]], dict[str, Any]] | None = None
 
     @property

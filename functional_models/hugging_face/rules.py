@@ -175,7 +175,6 @@ _YARN_DEFAULTS = {
     "beta_fast": 32,
     "original_max_position_embeddings": None,
 }
-# Of `yarn`; a spec has the magnitude of the paper only.
 _YARN_MAGNITUDE = ("attention_factor", "mscale", "mscale_all_dim", "truncate")
 
 
@@ -228,6 +227,8 @@ def written_scaling(spec: TransformerSpec, kind: str = "rope_type") -> dict[str,
     if not names:
         return None
     scaling = {key: getattr(spec, name) for key, name in names.items()}
+    if spec.rotary_scaling == "yarn" and spec.rotary_magnitude is not None:
+        scaling["attention_factor"] = float(spec.rotary_magnitude)
     return {kind: spec.rotary_scaling, **scaling}
 
 
@@ -252,8 +253,9 @@ def rotary_scaling(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, Any]:
+    magnitude: dict[str, Any] = {}
     if kind == "yarn":
-        _check_yarn(name, given)
+        magnitude = _yarn_magnitude(name, given)
         given = {**_YARN_DEFAULTS, **{k: v for k, v in given.items() if v is not None}}
     names = _SCALINGS[kind]
     for key in names.keys() - given.keys():
@@ -263,7 +265,7 @@ def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, An
             f"{name} has {key}={given[key]!r}, of unknown meaning for rope_type={kind!r}; remove "
             "it, if it says nothing about the outputs"
         )
-    return {names[key]: value for key, value in given.items()}
+    return {names[key]: value for key, value in given.items()} | magnitude
 
 
 def _agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
@@ -291,8 +293,8 @@ def _rope(config: Config) -> tuple[str, dict[str, Any]]:
     return name, dict(config[name] or {})
 
 
-def _check_yarn(name: str, given: dict[str, Any]) -> None:
-    """Remove the settings of the magnitude, which must be that of the paper."""
+def _yarn_magnitude(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Remove the settings of the magnitude; return its field, if it is not that of the paper."""
     values = {key: given.pop(key, None) for key in _YARN_MAGNITUDE}
     factor = given.get("factor")
     if factor is None:
@@ -301,16 +303,12 @@ def _check_yarn(name: str, given: dict[str, Any]) -> None:
         raise ValueError(
             f"{name} has truncate=False: a spec rounds the range of yarn; must be True"
         )
-    expected = _magnitude(factor, 1)
     found, over, under = values.values()
     if found is None and over and under:
         found = _magnitude(factor, over) / _magnitude(factor, under)
-    if found is not None and not math.isclose(found, expected, rel_tol=1e-6):
-        shown = {key: value for key, value in values.items() if value is not None}
-        raise ValueError(
-            f"{name} has {shown}: scores are scaled by another factor than 0.1 ln(factor) + 1 = "
-            f"{expected:.6g}, the only one of a spec"
-        )
+    if found is None or math.isclose(found, _magnitude(factor, 1), rel_tol=1e-6):
+        return {}
+    return {"rotary_magnitude": found}
 
 
 def _magnitude(factor: float, scale: float) -> float:

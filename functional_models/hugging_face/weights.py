@@ -105,6 +105,9 @@ class Tensors:
         family, tensor = self.family, self._stored[name]
         if any(re.search(rf"(^|\.){end}$", name) for end in family.unread):
             return True
+        next_block = f"layers.{spec.num_layers}."
+        if name.startswith(next_block) and next_block + family.later_tokens in self._stored:
+            return True
         if name in family.computed:
             expected = family.computed[name](spec)
             found = tensor.read().astype("float32")

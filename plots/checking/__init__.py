@@ -92,18 +92,29 @@ class Results:
         checks: The checks.
         seen: What each self-attention sees, by its id.
         cut: What the batches leave out, in words.
+        failure: Why the model does not run; "" if it does.
     """
 
     checks: tuple[Check, ...]
     seen: Mapping[str, Visibility]
     cut: str = ""
+    failure: str = ""
 
     @property
     def text(self) -> str:
         """One sentence with all statements; "" if there are none."""
+        if self.failure:
+            return f"Nothing is shown by running it, which failed: {self.failure}."
         said = [check.note.text for check in self.checks if check.note.kind == "description"]
         how = f"Shown by running it on random inputs{f' ({self.cut})' if self.cut else ''}"
         return f"{how}: {'; '.join(said)}." if said else ""
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says in one line; Keras sets the cause in bold, below where it was."""
+    text = str(error)
+    _, _, cause = text.partition("\033[1m")
+    return (cause.partition("\033[0m")[0] or text).partition("\n")[0].rstrip(".")
 
 
 def run_checks(trial: Trial, positions: str = "") -> Results:
@@ -113,6 +124,7 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
     """
     seen: dict[str, Visibility] = {}
     found: list[Check] = []
+    failures: dict[str, str] = {}
 
     def run(part: str, function: Callable[[], Iterable[Check]]) -> None:
         try:
@@ -120,9 +132,10 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
                 warnings.simplefilter("ignore")  # layers warn again of what they did when built
                 found.extend(function())
         except Exception as error:  # a layer of another package may raise anything
+            failures[part] = f"{type(error).__name__}: {_first_line(error)}"
             warnings.warn(
                 f"the check of {part} was skipped, because running {trial.graph.name!r} failed: "
-                f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+                f"{failures[part]}",
                 stacklevel=4,
             )
 
@@ -150,4 +163,5 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
             run("equal units", lambda: check_units(trial))
             run("frozen weights", lambda: check_frozen(trial))
         run("sharing", lambda: check_sharing(trial.graph))
-    return Results(tuple(found), seen, trial.samples.cut)
+    failure = "" if "values" in vars(trial) else failures.get("numbers", "")
+    return Results(tuple(found), seen, trial.samples.cut, failure)

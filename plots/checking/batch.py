@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from plots.annotations import Note
 from plots.checking.lines import by_attention
 from plots.checking.results import Check, Run, said, witness_of
+from plots.checking.samples import Field
 from plots.checking.trials import Arrays, Trial
 from plots.diagnosis.rules import named
 from plots.measuring.execution import Place
@@ -25,18 +26,17 @@ def check_batch(trial: Trial) -> Iterator[Check]:
     fields = [f for f in trial.samples.fields if f.kind != "other"]
     if batch < 2 or not fields:
         return
-    changed = trial.base
-    for field in fields:
-        others = [(row, slice(None)) for row in range(1, batch)]
-        changed = trial.samples.changed(changed, field.place, others)
-        if field.padding is not None and field.has_positions:  # also how many of them are padded
-            changed[field.place][1:, -max(field.shape[1] // 4, 1) :] = field.padding
+    changed = _with_other_rows(trial, fields, range(1, batch))
     random = [place for place in trial.graph.outputs if place in trial.random]
     if random:
         places = trial.first_crossings(trial.random.__contains__)
         text = f"the outputs are random, by {named(trial.graph, places, 3)}"
         yield said("batch", "random", text)
-    found = _mixed(trial, changed) or (None if random else _counted(trial))
+    found = _mixed(trial, changed, slice(1), "all samples but the first")
+    found = found or _mixed(
+        trial, _with_other_rows(trial, fields, [0]), slice(1, None), "the first sample"
+    )
+    found = found or (None if random else _counted(trial))
     if found:
         yield found
         return
@@ -47,13 +47,27 @@ def check_batch(trial: Trial) -> Iterator[Check]:
     yield said("batch", "independent", text)
 
 
-def _mixed(trial: Trial, changed: Mapping[str, np.ndarray]) -> Check | None:
-    """Return a finding or remark if an output of the first row changes with the other rows."""
+def _with_other_rows(
+    trial: Trial, fields: Sequence[Field], rows: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Return the batch with other samples in some rows, also in how much of them is padded."""
+    changed = dict(trial.base)
+    for field in fields:
+        whole = [(row, slice(None)) for row in rows]
+        changed = trial.samples.changed(changed, field.place, whole)
+        if field.padding is not None and field.has_positions:
+            for row in rows:
+                changed[field.place][row, -max(field.shape[1] // 4, 1) :] = field.padding
+    return changed
+
+
+def _mixed(trial: Trial, changed: Mapping[str, np.ndarray], kept: slice, what: str) -> Check | None:
+    """Return a finding or remark if outputs of rows that are kept change with the other rows."""
     outputs = trial.graph.outputs
     after = trial.run(changed)
 
     def reaches(place: Place) -> bool | None:
-        return _is_first_moved(trial, place, trial.values, after)
+        return _is_moved(trial, place, trial.values, after, kept)
 
     wrong = [k for k, p in enumerate(outputs) if reaches(p) and not _is_of_pairs(trial, p)]
     if not wrong:
@@ -65,9 +79,9 @@ def _mixed(trial: Trial, changed: Mapping[str, np.ndarray]) -> Check | None:
         "The output of a sample changes with the other samples of the batch, not only in "
         f"training: they are mixed at {named(trial.graph, places, 3)}."
     )
-    change = "Changing all samples but the first"
+    change = f"Changing {what}"
     runs = Run(trial.base, trial.values), Run(changed, after)
-    where = 0 if len(trial.values[outputs[wrong[0]]]) == trial.samples.batch else None
+    where = kept if len(trial.values[outputs[wrong[0]]]) == trial.samples.batch else None
     witness = witness_of(trial, *runs, wrong[0], change, where)
     note = Note("remark" if may_be else "finding", tuple(places), text, _ROWS)
     return Check("batch", "mixed", note, witness)
@@ -116,16 +130,18 @@ def _mixed_in_training(trial: Trial, changed: dict[str, np.ndarray]) -> list[str
     before, after = trial.values_in_training, trial.run(changed, training=True)
 
     def reaches(place: Place) -> bool | None:
-        return _is_first_moved(trial, place, before, after)
+        return _is_moved(trial, place, before, after, slice(1))
 
     outputs = [place for place in trial.graph.outputs if not _is_of_pairs(trial, place)]
     return trial.first_crossings(reaches) if any(map(reaches, outputs)) else []
 
 
-def _is_first_moved(trial: Trial, place: Place, before: Arrays, after: Arrays) -> bool | None:
-    """Return whether the first row of a value changed; None if rows cannot be told apart."""
+def _is_moved(
+    trial: Trial, place: Place, before: Arrays, after: Arrays, rows: slice
+) -> bool | None:
+    """Return whether some rows of a value changed; None if rows cannot be told apart."""
     moved = trial.rows_first(trial.moved(place, before[place], after[place]))
-    return None if moved is None else bool(moved[0].any())
+    return None if moved is None else bool(moved[rows].any())
 
 
 def _is_of_pairs(trial: Trial, place: Place) -> bool:

@@ -18,6 +18,7 @@ from plots.layers import (
 )
 from plots.traversal import data_flow
 
+_HU = "Hu et al. 2018, Squeeze-and-Excitation Networks, section 3.2"
 _WOO = "Woo et al. 2018, CBAM: Convolutional Block Attention Module, section 3"
 _KINGMA = "Kingma and Welling 2014, Auto-Encoding Variational Bayes, section 2.4"
 _LOG_VARIANCE = re.compile("log_?(sigma_?(2|sq)|var)", re.IGNORECASE)
@@ -26,15 +27,31 @@ _PEREZ = "Perez et al. 2018, FiLM, section 3; Peebles and Xie 2023, DiT, section
 
 @diagnosis_rule("map_without_a_range")
 def map_without_a_range(graph: Graph) -> Iterator[Note]:
-    """Features are multiplied by one number for each place, which a linear layer made of them."""
-    flow, places = data_flow(graph), {}
+    """Features are multiplied by one number for each place, which a linear layer made of them.
+
+    Or by one for each channel, as in squeeze-and-excitation without its sigmoid.
+    """
+    flow = data_flow(graph)
+    places: dict[str, str] = {}
+    channels: dict[str, str] = {}
     for node in graph.nodes:
         for edge, other in _factors(graph, node):
             shape, like = edge.tensor.shape, other.tensor.shape
             maker = _past_layout(graph, edge)
             is_map = len(like) > 2 and shape == (*like[:-1], 1) != like
-            if is_map and is_linear_projection(maker) and flow.depends(maker.id, on=other.source):
-                places[node.id] = maker.id
+            is_gate = len(like) > 2 and shape == (like[0], *[1] * (len(like) - 2), like[-1]) != like
+            is_own = is_linear_projection(maker) and flow.depends(maker.id, on=other.source)
+            if is_own and (is_map or is_gate):
+                (places if is_map else channels)[node.id] = maker.id
+    if channels:
+        yield remark(
+            [*channels, *channels.values()],
+            f"A gate without a range: {doing(graph, [*channels], 'multiply')} features by one "
+            f"number for each channel, which {named(graph, [*channels.values()])} computes of them "
+            "without an activation, so that it may be of any size and sign. A sigmoid makes it "
+            "the share that is kept.",
+            _HU,
+        )
     if places:
         yield remark(
             [*places, *places.values()],

@@ -80,7 +80,7 @@ def named(graph: Graph, places: Sequence[str], most: int = 2) -> str:
 
 def doing(graph: Graph, places: Sequence[str], verb: str) -> str:
     """Return the names of some calls and what they do: "a takes", "a and b take"."""
-    one = {"have": "has"}.get(verb, f"{verb}s")
+    one = {"have": "has", "multiply": "multiplies"}.get(verb, f"{verb}s")
     return f"{named(graph, places)} {one if len(places) == 1 else verb}"
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 from plots.graph import Edge, Node, Shape, Tensor, namespace_of
-from plots.layers import SHAPE_TRAIT, TRACED, is_identity_like
+from plots.layers import SHAPE_TRAIT, TRACED
 from plots.reading.functions import reason_for_one_call
 from plots.reading.keras_calls import (
     CarriedMasks,
@@ -40,6 +40,7 @@ from plots.reading.keras_values import (
     tensor_of,
 )
 from plots.reading.symbolic_calls import OutputSpecs, is_array, is_tensor
+from plots.reading.traced_work import Found, found_by_trace, kind_of_call, tells_its_work
 from plots.reading.tracing import (
     ClosedError,
     ConstantError,
@@ -48,11 +49,9 @@ from plots.reading.tracing import (
     discard_new_calls,
     is_attention_of_hub,
     is_composite,
-    is_unknown,
-    is_unknown_without_weights,
     traced_call,
 )
-from plots.reading.traits import graph_inside, traits_of
+from plots.reading.traits import graph_inside
 from plots.reading.unused import Opened, nodes_of_unused_weights
 
 
@@ -110,6 +109,7 @@ class Reader:
         self._results: set[int] = set()  # id(tensor) of the outputs of models
         self._arrays: dict[int, Any] = {}  # id(tensor) -> array that an opened layer returns
         self._kept: list[Any] = []  # keeps opened models alive, whose tensors are known by id()
+        self._found: dict[Hashable, Found] = {}  # what traces show, by `kind_of_call`
         self._masks = CarriedMasks()
         self._masks_at: dict[int, tuple[Any, Place]] = {}  # id(mask) -> (mask, place) to read
 
@@ -344,36 +344,27 @@ class Reader:
 
         The layer is called on symbolic tensors, so that neither names nor sizes decide.
         """
-        from plots.costs.zero_cost import is_zero_cost
-
-        def is_free(inside: Node, operation: Any) -> bool:
-            is_known = not inside.call_class and not is_unknown_without_weights(operation)
-            return inside.free_of_products or (is_known and is_zero_cost(inside, has_floats=True))
-
-        if not is_unknown(call.operation) or reason_for_one_call(call.operation):
+        if tells_its_work(node, call):
             return node
-        declaration = node.declaration
-        has_role = declaration is not None and bool(declaration.role)
+        kind = kind_of_call(node, call, self.shapes, self._masks.of)
+        found = self._found.get(kind)
+        if found is None:
+            found = self._work_inside(node, call)
+            if kind is not None:
+                self._found[kind] = found
+        return replace(node, **found)
+
+    def _work_inside(self, node: Node, call: Any) -> Found:
+        """Return what a trace of a call shows; nothing if it cannot be traced."""
         try:
             apart = self._read_apart(call)
         except ConstantError:
-            return node if has_role else replace(node, traits=(TRACED, SHAPE_TRAIT))
+            return {} if node.role else {"traits": (TRACED, SHAPE_TRAIT)}
         if apart is None:
-            return node
+            return {}
         reader, traced, ends = apart
         operations = [inside.record.operation for inside in reader.recorded]
-        has_products = declaration is not None and declaration.products is not None
-        shapes = [tensor.shape for tensor in [*call.input_tensors, *call.outputs]]
-        keeps_shape = len(call.input_tensors) == len(call.outputs) == 1 and shapes[0] == shapes[1]
-        has_weights = not is_unknown_without_weights(call.operation)
-        keeps_values = keeps_shape and all(map(is_identity_like, reader.nodes))
-        return replace(
-            node,
-            free_of_products=not (has_products or has_weights)
-            and all(map(is_free, reader.nodes, operations)),
-            returns_input=not (has_role or has_weights) and keeps_values,
-            traits=() if has_role else traits_of(reader.nodes, reader.edges, traced, ends),
-        )
+        return found_by_trace(node, call, reader.nodes, reader.edges, operations, traced, ends)
 
     def _read_apart(self, call: Any) -> tuple[Reader, Traced, list[tuple[str, int]]] | None:
         """Return a reader of the calls inside a layer or operation, the trace and its ends.

@@ -43,6 +43,25 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 WINDOWS = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}
 # PyTorch multiplies experts whose widths are multiples of 16 bytes.
 EXPERTS = {**LLAMA, "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+DEEPSEEK = {
+    "vocab_size": 31,
+    "hidden_size": 12,
+    "intermediate_size": 13,
+    "moe_intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 37,
+    "kv_lora_rank": 8,  # rows of an even number of channels, for complex numbers in PyTorch
+    "q_lora_rank": 10,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 3,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+    "num_key_value_heads": 3,
+}
+GROUPS = {"n_group": 3, "topk_group": 2}
 GEMMA2 = {
     **LLAMA,
     "num_hidden_layers": 3,
@@ -206,6 +225,10 @@ CASES: dict[str, Case] = {
     ),
     "llama3": ("LlamaForCausalLM", {**LLAMA, "rope_scaling": LLAMA3, "rope_theta": 500.0}),
     "llama_yarn": ("LlamaForCausalLM", {**LLAMA, "rope_scaling": YARN}),
+    "llama_yarn_magnitude": (
+        "LlamaForCausalLM",
+        {**LLAMA, "rope_scaling": {**YARN, "attention_factor": 0.7}},
+    ),
     "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 5}),
     "mistral_tied": (
         "MistralForCausalLM",
@@ -324,6 +347,23 @@ CASES: dict[str, Case] = {
         "Qwen3MoeForCausalLM",
         {**EXPERTS, "norm_topk_prob": True, "use_sliding_window": True, "sliding_window": 5}
         | {"attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "deepseek_v2": ("DeepseekV2ForCausalLM", {**DEEPSEEK, "q_lora_rank": None}),
+    "deepseek_v2_groups": (
+        "DeepseekV2ForCausalLM",
+        {**DEEPSEEK, **GROUPS, "topk_method": "group_limited_greedy", "attention_bias": True}
+        | {"routed_scaling_factor": 1.7, "first_k_dense_replace": 0, "n_shared_experts": 1},
+    ),
+    "deepseek_v3": (
+        "DeepseekV3ForCausalLM",
+        {**DEEPSEEK, **GROUPS, "rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}},
+    ),
+    "deepseek_v3_options": (
+        "DeepseekV3ForCausalLM",
+        {**DEEPSEEK, "n_group": 1, "topk_group": 1, "q_lora_rank": None, "attention_bias": True}
+        | {"rope_interleave": False, "norm_topk_prob": False, "first_k_dense_replace": 0}
+        | {"rope_scaling": {**YARN, "mscale_all_dim": 0.5}, "tie_word_embeddings": True}
+        | {"pad_token_id": 5},
     ),
     "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
     "gpt_neox_options": (

@@ -67,7 +67,7 @@ def test_weights_in_bfloat16_are_read_exactly(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(transformers.__version__ < "5", reason="of transformers 5")
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe_dense", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe_dense", "qwen3_moe", "deepseek_v3"])
 def test_the_experts_of_a_block_may_be_one_tensor(name: str, tmp_path: Path) -> None:
     model = make_model(name)
     inputs = make_inputs(model)
