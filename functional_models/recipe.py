@@ -138,12 +138,12 @@ def default_learning_rate(hidden_dim: int, optimizer: str = "adamw") -> float:
     at width 12288 (Brown et al. 2020, Table 2.1).
 
     Muon has the same rate, since its updates are scaled to the size of AdamW's (Liu et al. 2025,
-    section 2.2). Lion has a fifth: its authors take a third to a tenth (Chen et al. 2023, section
+    section 2.2). Lion has a third: its authors take a third to a tenth (Chen et al. 2023, section
     5). The rates of Adafactor are relative to the size of the weights, here 1 / sqrt(width)
     (Shazeer and Stern 2018, section 8).
     """
     rate = min(0.5 / hidden_dim, 0.01)
-    return rate * {"lion": 0.2, "adafactor": math.sqrt(hidden_dim)}.get(optimizer, 1.0)
+    return rate * {"lion": 1 / 3, "adafactor": math.sqrt(hidden_dim)}.get(optimizer, 1.0)
 
 
 def make_recipe(recipe: Recipe | None, changes: Mapping[str, Any]) -> Recipe:

@@ -48,7 +48,7 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
 class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up to `peak`, which stays until the last steps, in which it decays to zero.
 
-    The decay is peak * (1 - sqrt(share of the decay)) (Hägele et al. 2024, section 3).
+    The decay is peak * (1 - sqrt(share of the decay)) (Hägele et al. 2024, arXiv 2405.18392).
 
     Args:
         peak: maximum rate.

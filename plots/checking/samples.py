@@ -341,8 +341,8 @@ def _field(
         return Field(**common, kind="integers")
     has_positions = len(tensor.shape) == 2 and tensor.shape[1] != 1
     is_mask = node_id in inputs_of_masks(graph) and has_positions
-    is_number = "float" in dtype and not (is_mask or _is_named_mask(tensor))
-    return Field(**common, kind="floats" if is_number else "other", is_mask=is_mask)
+    has_floats = "float" in dtype and not (is_mask or _is_named_mask(tensor))
+    return Field(**common, kind="floats" if has_floats else "other", is_mask=is_mask)
 
 
 def _is_named_mask(tensor: Any) -> bool:

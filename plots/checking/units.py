@@ -73,7 +73,7 @@ def _note(trial: Trial, kernels: dict[str, Any]) -> Note:
         f"Units that stay equal: {named(trial.graph, places, 4)} {verb} with the same weights for "
         f"each unit, and all {units} units get the same gradient of a random loss, so they "
         "compute one number as long as it is trained. Begin with random weights, such as those "
-        "of glorot_uniform."
+        "of GlorotUniform."
     )
     return Note("finding", tuple(places), text, _SYMMETRY)
 

@@ -215,7 +215,7 @@ def _computed_with_weights(
         return outputs if asked else [outputs[0], *outputs[2:]]
     declaration = DOT_PRODUCT_ATTENTION if node.is_a(FUSED_ATTENTION) else node.declaration
     layout = declaration.inputs.get("value", "") if declaration is not None else ""
-    if layout in ("bskh", "bksh") and {"query", "key", "value"} <= taken:
+    if set(layout[1:3]) == {"s", "k"} and len(layout) == 4 and {"query", "key", "value"} <= taken:
         weights[node.id] = _attended_identity(operation, args, kwargs, layout)
     return operation(*args, **kwargs)
 
@@ -266,12 +266,12 @@ def _attended_identity(operation: Any, args: list[Any], kwargs: dict[str, Any], 
 
     position = parameter_names(operation.__class__).index("value")
     value = args[position] if position < len(args) else kwargs["value"]
-    s, h = (value.shape[layout.index(letter)] for letter in "sh")
+    s, h = value.shape[layout.index("s")], value.shape[-1]
     identity = np.eye(s, -(-s // h) * h, dtype="float32")
     mixed = []
     for start in range(0, s, h):
         columns = ops.cast(identity[:, start : start + h], value.dtype)  # (s, h)
-        columns = ops.expand_dims(columns, 1) if layout == "bskh" else columns
+        columns = ops.expand_dims(columns, 1) if layout[1] == "s" else columns
         columns = ops.broadcast_to(columns, value.shape)
         if position < len(args):
             output = operation(*args[:position], columns, *args[position + 1 :], **kwargs)
