@@ -57,6 +57,8 @@ SLOW = (
     ),
     *("mt5", "mt5_tied", "opt_options", "pegasus", "phi3_partial", "phi_grouped", "qwen3_windows"),
     *("stablelm", "starcoder2_plain", "t5_options", "xlm_roberta", "bert_untied", "electra"),
+    *("gemma3_text_options", "cohere_options", "smollm3_options", "olmo", "olmo_options"),
+    *("olmo3_options", "exaone4_full", "qwen2_moe_dense", "modernbert_base", "modernbert_options"),
 )
 
 
