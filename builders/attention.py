@@ -17,6 +17,8 @@ from builders.attention_context import AttentionContext
 from builders.attention_layers import (
     AttendToCache,
     AttentionScores,
+    AttentionSinks,
+    AttentionTemperature,
     BiasedScores,
     DotProductAttention,
     MaskedSoftmax,
@@ -48,6 +50,7 @@ def attention(
 
     Without a memory, keys and values are those in the cache of a decode graph.
     """
+    scope.slots = context.slots
     in_steps = context.cache is not None or scope.exposes_scores
     wire = component("attention", "graph" if in_steps else scope.spec.attention)
     return dropout(scope, scope.spec.dropout, wire(scope, x, memory, context))
@@ -88,7 +91,8 @@ def values_of_heads(
     layer = scope.layer(
         "attend_to_cache", AttendToCache, spec.attention_scale, spec.attention_soft_cap
     )
-    return layer(query, cached["key"], cached["value"], context.mask, context.bias)
+    given = cached["key"], cached["value"], context.mask
+    return layer(query, *given, bias=context.bias, **sinks(scope, query))
 
 
 def values_of_latents(
@@ -98,7 +102,8 @@ def values_of_latents(
     queries = latent_queries(scope, x, context.positions)  # (b, t, n, r), (b, t, n, h - r)
     if context.cache is not None:
         cached = in_cache(scope, memory, context)
-        return attend_to_latents(scope, queries, cached, context.mask, context.bias)
+        masks = context.mask, context.bias
+        return attend_to_latents(scope, queries, cached, *masks, **sinks(scope, queries[0]))
     key, value = keys_and_values(scope, *latent_memory(scope, memory, context.positions))
     return attend(scope, join_parts(scope, "query", *queries), key, value, context)
 
@@ -111,11 +116,24 @@ def project(scope: LayerScope, role: str, x: Tensor, positions: Tensor | None = 
     spec = scope.spec
     heads = spec.num_heads if role == "query" else spec.num_key_value_heads
     x = to_heads(scope, role, x, heads, spec.head_dim, spec.attention_bias)
-    if spec.qk_norm and role != "value":
+    has_norm = spec.qk_norm and role != "value"
+    if has_norm and not spec.qk_norm_after_rotary:
         x = head_norm(scope, x, f"{role}_norm")
     if positions is not None:
         x = position_scheme(spec).rotate(scope, x, positions, role)
+    if has_norm and spec.qk_norm_after_rotary:
+        x = head_norm(scope, x, f"{role}_norm")
+    if positions is not None and role == "query":
+        x = temperature(scope, x, positions)
     return x
+
+
+def temperature(scope: LayerScope, query: Tensor, positions: Tensor) -> Tensor:
+    """Wire the factor of a query (b, t, n, h) by its position, where the spec has one."""
+    strength, floor = scope.spec.attention_temperature, scope.spec.attention_temperature_floor
+    if not strength:
+        return query
+    return scope.layer("temperature", AttentionTemperature, strength, floor)(query, positions)
 
 
 def project_memory(scope: LayerScope, role: str, x: Tensor, context: AttentionContext) -> Tensor:
@@ -134,7 +152,7 @@ def attend(
     changes_scores = spec.attention_soft_cap is not None or context.bias is not None
     if not (spec.attention_dropout or changes_scores or scope.exposes_scores):
         layer = scope.layer("attend", DotProductAttention, spec.attention_scale)
-        return layer(query, key, value, context.mask)
+        return layer(query, key, value, context.mask, **sinks(scope, query))
     scores = scope.layer("scores", AttentionScores, spec.attention_scale)(query, key)
     scores = soft_cap(scope, spec.attention_soft_cap, scores)  # (b, n, t, s)
     if context.bias is not None:
@@ -142,21 +160,28 @@ def attend(
     mask = (
         () if context.mask is None else (context.mask,)
     )  # Keras would record a mask of None as an argument
-    weights = scope.layer("softmax", MaskedSoftmax)(scores, *mask)
+    weights = scope.layer("softmax", MaskedSoftmax)(scores, *mask, **sinks(scope, query))
     weights = dropout(scope, spec.attention_dropout, weights, "weights_dropout")
     return scope.layer("weighted_values", WeightedValues)(weights, value)  # (b, t, n, h)
+
+
+def sinks(scope: LayerScope, query: Tensor) -> dict[str, Tensor]:
+    """Wire the sinks of the heads of a query (b, t, n, h), (1, n, 1, 1), as an argument by name."""
+    if not scope.spec.attention_sinks:
+        return {}
+    return {"sinks": scope.layer("sinks", AttentionSinks)(query)}
 
 
 def in_cache(
     scope: LayerScope, memory: Tensor | None, context: AttentionContext
 ) -> dict[str, Tensor]:
     """Wire the entries to attend to by role; the memory (b, t, d), if there is one, is appended."""
-    cache, window = context.cache, scope.spec.attention_window
+    cache, is_ring = context.cache, scope.spec.most_keys is not None
     assert cache is not None
     if memory is None:
         return {role: cache.read(scope, f"{role}_cache") for role in cached_roles(scope.spec)}
     return {
-        role: cache.append(scope, f"{role}_cache", new, SLOT_AXIS[role], window)
+        role: cache.append(scope, f"{role}_cache", new, SLOT_AXIS[role], is_ring)
         for role, new in new_entries(scope, memory, context).items()
     }
 

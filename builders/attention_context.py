@@ -8,7 +8,7 @@ from typing import Any
 
 from builders.attention_layers import MixedValue
 from builders.cache import KeyValueCache
-from builders.masks import bidirectional_mask, causal_mask, padding_mask
+from builders.masks import Reach, bidirectional_mask, causal_mask, padding_mask
 from builders.positions import Positions, position_scheme
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -41,6 +41,8 @@ class AttentionContext:
         bias: added to the scores, (1 or b, n, t, s), or `None`.
         cache: in a decode graph, the cache of keys and values.
         value_residual: the values of the first block for those after it, or `None`.
+        slots: int (b, c), in a decode graph, 1 + the position of the token in each slot of the
+            cache, and 0 in slots that are masked; otherwise `None`.
     """
 
     mask: Tensor | None
@@ -48,6 +50,7 @@ class AttentionContext:
     bias: Tensor | None = None
     cache: KeyValueCache | None = None
     value_residual: ValueResidual | None = None
+    slots: Tensor | None = None
 
 
 def token_positions(
@@ -65,11 +68,12 @@ def bidirectional_contexts(
     """Wire the self-attention contexts of an encoder's tokens (b, s), one for each block."""
     spec = scope.spec
     blocks = spec.blocks("encoder")
-    if spec.kind == "encoder_decoder":  # whose encoder has no windows
-        blocks = tuple(block.replace(attention_window=None) for block in blocks)
+    if spec.kind == "encoder_decoder":  # whose encoder has no windows and no chunks
+        whole = {"attention_window": None, "attention_chunk": None}
+        blocks = tuple(block.replace(**whole) for block in blocks)
     masks = {
-        window: (bidirectional_mask(scope, tokens, padding, window), positions)
-        for window in dict.fromkeys(block.attention_window for block in blocks)
+        reach: (bidirectional_mask(scope, tokens, padding, reach), positions)
+        for reach in dict.fromkeys(map(Reach.of, blocks))
     }
     return _by_block(scope, blocks, masks, positions, causal=False)
 
@@ -83,29 +87,30 @@ def causal_contexts(
     if cache is None and spec.target_pad_token_id is not None:  # the cache masks padding itself
         padding = padding_mask(scope, tokens)
     masks = {}
-    for window in dict.fromkeys(spec.windows):  # ordered, so that graphs are always the same
+    # Ordered, so that graphs are always the same.
+    for reach in dict.fromkeys(map(Reach.of, spec.blocks("decoder"))):
         if cache is None:
-            masks[window] = causal_mask(scope, tokens, padding, window), positions
+            masks[reach] = causal_mask(scope, tokens, padding, reach), positions
         else:
-            mask = cache.causal_mask(scope, tokens, window)
-            masks[window] = mask, cache.key_positions(scope, window)
+            mask = cache.causal_mask(scope, tokens, reach)
+            masks[reach] = mask, cache.key_positions(scope, reach)
     return _by_block(scope, spec.blocks("decoder"), masks, positions, causal=True, cache=cache)
 
 
 def _by_block(
     scope: LayerScope,
     blocks: Sequence[TransformerSpec],
-    masks: Mapping[int | None, tuple[Tensor | None, Tensor]],
+    masks: Mapping[Reach, tuple[Tensor | None, Tensor]],
     positions: Tensor,
     causal: bool,
     cache: KeyValueCache | None = None,
 ) -> list[AttentionContext]:
-    """Wire the context of every block; blocks of equal windows and positions share it.
+    """Wire the context of every block; blocks of equal reach and positions share it.
 
     Args:
         scope: of the stack.
         blocks: the spec of every block.
-        masks: the mask and the positions of the keys, by window.
+        masks: the mask and the positions of the keys, by reach.
         positions: of the queries.
         causal: whether the stack is a decoder.
         cache: as in `AttentionContext`.
@@ -113,9 +118,10 @@ def _by_block(
     contexts = {}
     values = ValueResidual() if scope.spec.value_residual else None
     for block in blocks:
-        kind = block.attention_window, block.positions
+        kind = Reach.of(block), block.positions
         if kind not in contexts:
-            mask, keys = masks[block.attention_window]
+            mask, keys = masks[Reach.of(block)]
             bias = position_scheme(block).bias(scope, positions, keys, causal)
-            contexts[kind] = AttentionContext(mask, positions, bias, cache, values)
-    return [contexts[block.attention_window, block.positions] for block in blocks]
+            slots = None if cache is None else cache.slots(Reach.of(block))
+            contexts[kind] = AttentionContext(mask, positions, bias, cache, values, slots)
+    return [contexts[Reach.of(block), block.positions] for block in blocks]

@@ -7,6 +7,7 @@ all zeros. It has `c` slots, which tokens fill from the left.
 | --- | --- | --- |
 | `decoder.position_cache` | int32 (b, c) | 1 + the position of a slot's token; 0: masked |
 | `decoder.window_position_cache` | int32 (b, c) | the same, for blocks with a window |
+| `decoder.chunk_position_cache` | int32 (b, c) | the same, for blocks with chunks |
 | `decoder.block_3.self_attention.key_cache` | (b, k, h, c) | keys of the tokens read |
 | `decoder.block_3.self_attention.value_cache` | (b, k, c, h) | values of the tokens read |
 | `decoder.block_3.self_attention.latent_cache` | (b, 1, c, l) | with `latent_dim` l: latents |
@@ -15,9 +16,9 @@ all zeros. It has `c` slots, which tokens fill from the left.
 | `decoder.block_3.cross_attention.value_cache` | (b, k, s, h) | values of the source |
 | `encoder.memory_mask` | bool (b, 1, s) | source tokens that are not padding |
 
-In blocks with a window, the slots are a ring buffer of at most that size, in which a new token
-replaces the oldest. Keys and values are stored in the layout of the products softmax(q K) V of one
-query, so that no decoding step transposes the cache.
+In blocks with a window or chunks, the slots are a ring buffer of at most that size, in which a new
+token replaces the oldest. Keys and values are stored in the layout of the products softmax(q K) V
+of one query, so that no decoding step transposes the cache.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, ClassVar
 import keras
 from keras import KerasTensor, ops
 
-from builders.masks import is_visible, window_prefixed
+from builders.masks import Reach, is_visible, reach_prefixed
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -60,21 +61,23 @@ def cache_entries(
         dtype: of keys and values: the compute dtype of the model.
     """
 
-    def slots(window: int | None) -> Any:
-        if window is None or length is None:
+    def slots(block: TransformerSpec) -> Any:
+        most = block.most_keys
+        if most is None or length is None:
             return length
-        return min(length, window) if isinstance(length, int) else ops.minimum(length, window)
+        return min(length, most) if isinstance(length, int) else ops.minimum(length, most)
 
+    blocks = spec.blocks("decoder")
     entries: Entries = {
-        f"decoder.{window_prefixed(spec, 'position_cache', window)}": (
-            (batch_size, slots(window)),
+        f"decoder.{reach_prefixed(spec, 'position_cache', Reach.of(block))}": (
+            (batch_size, slots(block)),
             "int32",
         )
-        for window in dict.fromkeys(spec.windows)
+        for block in blocks
     }
-    for i, block in enumerate(spec.blocks("decoder")):
-        name, length_of_block = f"decoder.block_{i}.self_attention", slots(block.attention_window)
-        entries |= _key_value_entries(block, name, batch_size, length_of_block, dtype)
+    for i, block in enumerate(blocks):
+        name = f"decoder.block_{i}.self_attention"
+        entries |= _key_value_entries(block, name, batch_size, slots(block), dtype)
     return entries
 
 
@@ -131,24 +134,23 @@ class KeyValueCache:
         self._takes_several = takes_several
         self._positions: Tensor = None  # wired when first asked for
         self._seen: Tensor = None
-        self._slots: dict[int | None, Tensor] = {}
+        self._slots: dict[Reach, Tensor] = {}
+        self._names: dict[Reach, str] = {}
 
     def read(self, scope: LayerScope, name: str) -> Tensor:
         """Return an entry."""
         return self.entries[scope.full_name(name)]
 
-    def append(
-        self, scope: LayerScope, name: str, new: Tensor, axis: int, window: int | None
-    ) -> Tensor:
+    def append(self, scope: LayerScope, name: str, new: Tensor, axis: int, is_ring: bool) -> Tensor:
         """Wire the update of an entry by new tokens; return the keys or values to attend to.
 
-        They have the axes of the entry and of the new tokens. `axis` is the axis of the slots. With
-        a window, the slots are a ring buffer.
+        They have the axes of the entry and of the new tokens. `axis` is the axis of the slots,
+        which may be a ring buffer.
         """
         old = self.read(scope, name)
         update = scope.layer(f"{name}_update", CacheUpdate, axis=axis)
         updated = self.entries[scope.full_name(name)] = update(old, new, self._index)
-        if window is None or not self._takes_several:
+        if not is_ring or not self._takes_several:
             return updated
         return scope.layer(f"{name}_and_new", keras.layers.Concatenate, axis=axis)([old, new])
 
@@ -159,24 +161,30 @@ class KeyValueCache:
             self._positions = layer(tokens, self._index, self._start)
         return self._positions
 
-    def causal_mask(self, scope: LayerScope, tokens: Tensor, window: int | None) -> Tensor:
+    def causal_mask(self, scope: LayerScope, tokens: Tensor, reach: Reach) -> Tensor:
         """Wire the mask of the slots that new tokens (b, t) attend to: bool (b, t, c).
 
-        Call it once for each window: it also appends the positions of the tokens.
+        Call it once for each reach: it also appends the positions of the tokens.
         """
         positions = self.positions(scope, tokens)
         if self._seen is None:
             layer = scope.layer("seen_positions", SeenPositions, scope.spec.target_pad_token_id)
             self._seen = layer(tokens, positions)
-        name = window_prefixed(scope.spec, "position_cache", window)
-        slots = self._slots[window] = self.append(scope, name, self._seen, 1, window)
-        name = window_prefixed(scope.spec, "slot_mask", window)
-        return scope.layer(name, SlotMask, window)(positions, slots)
+        name = reach_prefixed(scope.spec, "position_cache", reach)
+        self._names[reach] = scope.full_name(name)
+        is_ring = reach != Reach()
+        slots = self._slots[reach] = self.append(scope, name, self._seen, 1, is_ring)
+        name = reach_prefixed(scope.spec, "slot_mask", reach)
+        return scope.layer(name, SlotMask, *reach)(positions, slots)
 
-    def key_positions(self, scope: LayerScope, window: int | None) -> Tensor:
+    def slots(self, reach: Reach) -> Tensor:
+        """Return 1 + the positions in the slots of blocks of this reach: int (b, c)."""
+        return self.entries[self._names[reach]]
+
+    def key_positions(self, scope: LayerScope, reach: Reach) -> Tensor:
         """Wire the positions of the keys of `causal_mask`: int (b, c), -1 for empty slots."""
-        name = window_prefixed(scope.spec, "key_positions", window)
-        return scope.layer(name, KeyPositions)(self._slots[window])
+        name = reach_prefixed(scope.spec, "key_positions", reach)
+        return scope.layer(name, KeyPositions)(self._slots[reach])
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -288,20 +296,24 @@ class KeyPositions(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="builders")
 class SlotMask(keras.layers.Layer):
-    """Mask of the slots to attend to: positions (b, t), slots (b, c) -> bool (b, t, c)."""
+    """Mask of the slots to attend to: positions (b, t), slots (b, c) -> bool (b, t, c).
+
+    Args:
+        window, chunk: as in `Reach`.
+    """
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,bs->bts"}
 
-    def __init__(self, window: int | None, **kwargs: Any) -> None:
+    def __init__(self, window: int | None, chunk: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.window = window
+        self.reach = Reach(window, chunk)
 
     def call(self, positions: Tensor, slots: Tensor) -> Tensor:
         seen = slots[:, None, :]
-        return ops.logical_and(seen > 0, is_visible(positions[:, :, None], seen - 1, self.window))
+        return ops.logical_and(seen > 0, is_visible(positions[:, :, None], seen - 1, self.reach))
 
     def compute_output_spec(self, positions: KerasTensor, slots: KerasTensor) -> KerasTensor:
         return KerasTensor((*positions.shape, slots.shape[1]), dtype="bool")
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "window": self.window}
+        return {**super().get_config(), **self.reach._asdict()}

@@ -100,8 +100,8 @@ def count_flops(
     """Count the operations of the forward pass over one whole sequence, as in training.
 
     Per token, and without the terms in t, this is twice the number of parameters in matrix
-    products: 24 d^2 for a classic block. A window does not change it, since the whole matrix of
-    scores is computed and then masked.
+    products: 24 d^2 for a classic block. Windows and chunks do not change it, since the whole
+    matrix of scores is computed and then masked.
 
     Args:
         spec: of the model, or the name of a variant.
@@ -131,8 +131,8 @@ def count_decode_flops(
 ) -> FlopCounts:
     """Count the operations of one decoding step: one new token, with earlier tokens in a cache.
 
-    Blocks with a window attend to at most that many keys. An encoder-decoder has encoded its source
-    before, at the cost of `count_encode_flops`.
+    Blocks with a window or chunks attend to at most that many keys. An encoder-decoder has encoded
+    its source before, at the cost of `count_encode_flops`.
 
     Args:
         spec: of the model, or the name of a variant.
@@ -151,7 +151,7 @@ def count_decode_flops(
     counts = FlopCounts(_embedding(spec, "decoder", 1))
     memory = None if source is None else (source, 0)
     counts |= _summed(
-        _block(block, "decoder", 1, slots(length, block.attention_window), memory, cached=True)
+        _block(block, "decoder", 1, slots(length, block.most_keys), memory, cached=True)
         for block in spec.blocks("decoder")
     )
     return FlopCounts(counts | _output(spec, 1))
@@ -183,8 +183,8 @@ def count_cache_bytes(spec: TransformerSpec | str, length: int, dtype: str = "fl
     """Count the bytes of the cache of a decoder's own tokens, for one row.
 
     These are k keys and k values of width h in every block, or a latent and a shared key, in the
-    compute dtype, and the position of every token. In blocks with a window the cache has at most
-    that many slots.
+    compute dtype, and the position of every token. In blocks with a window or chunks the cache has
+    at most that many slots.
 
     Args:
         spec: of the model, or the name of a variant.
@@ -198,11 +198,12 @@ def count_cache_bytes(spec: TransformerSpec | str, length: int, dtype: str = "fl
     spec = as_spec("count_cache_bytes", spec)
     _check_stacks(spec, "count_cache_bytes", "decoder")
     check_length(spec, "length", length)
+    blocks = spec.blocks("decoder")
     numbers = sum(
-        slots(length, block.attention_window) * _bytes_of_a_key_and_value(block, dtype)
-        for block in spec.blocks("decoder")
+        slots(length, block.most_keys) * _bytes_of_a_key_and_value(block, dtype) for block in blocks
     )
-    positions = sum(slots(length, window) for window in set(spec.windows))
+    reaches = {(block.attention_window, block.attention_chunk, block.most_keys) for block in blocks}
+    positions = sum(slots(length, most_keys) for *_, most_keys in reaches)
     return numbers + positions * _BYTES["int32"]
 
 
@@ -260,9 +261,9 @@ def precision(dtype: str) -> Precision:
     return PRECISIONS[dtype]
 
 
-def slots(length: int, window: int | None) -> int:
-    """Return the number of cache slots of a block with a window, for `length` tokens."""
-    return length if window is None else min(length, window)
+def slots(length: int, most_keys: int | None) -> int:
+    """Return the number of cache slots of a block for `length` tokens."""
+    return length if most_keys is None else min(length, most_keys)
 
 
 # Components, each for a number of tokens ---------------------------------------------------------

@@ -9,13 +9,13 @@ from builders.spec import TransformerSpec
 _NORMS_PER_SUBLAYER = {"post": 1, "pre": 1, "output": 1, "sandwich": 2, "parallel": 1}
 _PARALLEL = ("parallel", "parallel_shared_norm")
 """Norm placements that write to the stream once in a block, not once after every sublayer."""
-UP_PROJECTIONS = {"mlp": 1, "glu": 2}
+UP_PROJECTIONS = {"mlp": 1, "glu": 2, "clamped_glu": 2}
 """The number of kernels (d, f) of a feed-forward layer, besides the one of (f, d)."""
 
 
 _COMPONENTS = (
     *("embeddings", "positions"),
-    *(f"attention.{role}" for role in ("latents", "query", "key", "value", "output")),
+    *(f"attention.{x}" for x in ("latents", "query", "key", "value", "output", "sinks")),
     *("feedforward", "norms", "merges", "output"),
 )
 
@@ -25,9 +25,9 @@ class ParameterCounts(dict[str, int]):
 
     Components: `embeddings` (of tokens and segments), `positions`, `attention.latents` (from the
     token to latents and shared keys), `attention.query`, `attention.key`, `attention.value`,
-    `attention.output`, `feedforward`, `norms` (also those of queries, keys and latents), `merges`
-    (also those across blocks) and `output` (pooler, masked-language-model head, and the logits'
-    own kernel and bias; not a tied table).
+    `attention.output`, `attention.sinks`, `feedforward`, `norms` (also those of queries, keys and
+    latents), `merges` (also those across blocks) and `output` (pooler, masked-language-model head,
+    and the logits' own kernel and bias; not a tied table).
     """
 
     @property
@@ -37,7 +37,7 @@ class ParameterCounts(dict[str, int]):
 
     @property
     def attention(self) -> int:
-        """The sum of the projections of every attention."""
+        """The sum of the projections of every attention, and of its sinks."""
         return sum(count for name, count in self.items() if name.startswith("attention."))
 
 
@@ -103,6 +103,7 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
     }.get(spec.merge, 0)
     return {
         **{f"attention.{role}": attentions * count for role, count in _attention(spec).items()},
+        "attention.sinks": attentions * spec.num_heads * spec.attention_sinks,
         "feedforward": _feedforward(spec, active),
         "norms": norms * norm + norms_within,
         "merges": number_of_writes(spec, sublayers) * merge,
@@ -159,7 +160,8 @@ def _head_norms(spec: TransformerSpec) -> int:
     n, k, h = spec.num_heads, spec.num_key_value_heads, spec.head_dim
     if spec.qk_norm_heads == "separate":  # one gain for each channel of each head, no biases
         return (n + k) * h
-    return _norm(spec, (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h)
+    width = (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h
+    return _norm(spec, width) * spec.qk_norm_gain
 
 
 def _latent_norms(spec: TransformerSpec) -> int:

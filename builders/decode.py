@@ -146,8 +146,8 @@ def build_probe(
         model: as built from `spec`, or loaded.
         spec: of the model.
         what: `attention_scores`: for each attention, such as `decoder.block_0.self_attention`,
-            the weights after the softmax, (b, n, t, s), whose rows sum to 1 (as
-            `keras.layers.MultiHeadAttention` calls them); or names of layers, such as
+            the weights after the softmax, (b, n, t, s) (as `keras.layers.MultiHeadAttention` calls
+            them), whose rows sum to 1, or to less with sinks; or names of layers, such as
             `decoder.block_0.feedforward.up`, whose outputs to return. Attention also has the layers
             `scores`, `softmax` and `weighted_values` here, even where the model fuses them.
 

@@ -127,11 +127,21 @@ def gelu(x: Tensor) -> Tensor:
     return ops.gelu(x, approximate=False)
 
 
+@fused
+def gelu_sigmoid(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), the other approximation of GELU (Hendrycks and Gimpel 2016, section 2).
+
+    CLIP's authors call it QuickGELU.
+    """
+    return x * ops.sigmoid(1.702 * x)
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": keras.activations.relu,
     "silu": keras.activations.silu,
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
+    "gelu_sigmoid": gelu_sigmoid,
     "relu_squared": relu_squared,
 }
 for _name, _function in _ACTIVATIONS.items():

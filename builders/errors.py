@@ -131,6 +131,12 @@ def _letters_and_digits(name: Any) -> str:
     return re.sub(r"[\W_]", "", str(name).lower())
 
 
+def require(spec: Any, name: str, holds: bool, allowed: str, advice: str = "") -> None:
+    """Raise a `ValueError` about the field `name` of a spec unless a condition holds."""
+    if not holds:
+        raise invalid_value(name, getattr(spec, name), allowed, advice)
+
+
 def invalid_value(name: str, value: Any, allowed: str, advice: str = "") -> ValueError:
     """Return the error for an invalid value, with the allowed values and a remedy."""
     return ValueError(f"{name}={value!r}: must be {allowed}" + (f"; {advice}" if advice else ""))

@@ -300,8 +300,26 @@ class ExpertDense(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
+class ScaledRows(keras.layers.Layer):
+    """The rows times the weights of their choices.
+
+    rows (m, d), places, int (b, t, a), weights (b, t, a) -> (m, d).
+    """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "md,bta,bta->md", "products": []}
+
+    def call(self, rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+        order = ops.argsort(ops.reshape(places, (-1,)))  # the choice of each row
+        of_rows = ops.take(ops.reshape(weights, (-1,)), order, axis=0)
+        return rows * ops.cast(of_rows, rows.dtype)[:, None]
+
+    def compute_output_spec(self, rows: KerasTensor, *others: KerasTensor) -> KerasTensor:
+        return KerasTensor(rows.shape, dtype=rows.dtype)
+
+
+@keras.saving.register_keras_serializable(package="builders")
 class Combine(keras.layers.Layer):
-    """The weighted sum of the rows of each token.
+    """The sum of the rows of each token, weighted if there are weights.
 
     rows (m, d), places, int (b, t, a), weights (b, t, a) -> (b, t, d).
     """
@@ -311,14 +329,15 @@ class Combine(keras.layers.Layer):
         "products": [],
     }
 
-    def call(self, rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    def call(self, rows: Tensor, places: Tensor, weights: Tensor | None = None) -> Tensor:
         a, d = places.shape[-1], rows.shape[-1]
         found = choices_of_rows(rows, ops.reshape(places, (-1, a)))  # (b t, a, d)
-        weights = ops.cast(ops.reshape(weights, (-1, a, 1)), rows.dtype)
-        return ops.reshape(ops.sum(found * weights, axis=1), (*ops.shape(places)[:2], d))
+        if weights is not None:
+            found = found * ops.cast(ops.reshape(weights, (-1, a, 1)), rows.dtype)
+        return ops.reshape(ops.sum(found, axis=1), (*ops.shape(places)[:2], d))
 
     def compute_output_spec(
-        self, rows: KerasTensor, places: KerasTensor, weights: KerasTensor
+        self, rows: KerasTensor, places: KerasTensor, *weights: KerasTensor
     ) -> KerasTensor:
         return KerasTensor((*places.shape[:2], rows.shape[-1]), dtype=self.compute_dtype)
 

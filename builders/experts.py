@@ -7,7 +7,14 @@ from typing import Any
 
 import keras
 
-from builders.expert_layers import Combine, Dispatch, ExpertCapacity, RouterLosses, TopExperts
+from builders.expert_layers import (
+    Combine,
+    Dispatch,
+    ExpertCapacity,
+    RouterLosses,
+    ScaledRows,
+    TopExperts,
+)
 from builders.initializers import initializer
 from builders.scope import LayerScope
 
@@ -20,7 +27,8 @@ def mixture_of_experts(
     """Wire the weighted sum of the outputs of a token's experts: (b, t, d) -> (b, t, d).
 
     y = sum of w_i(x) expert_i(x) over the a experts with the highest scores (Shazeer et al. 2017,
-    section 2), and that of the shared expert, where there is one.
+    section 2), or that of expert_i(w_i(x) x) with `scale_expert_inputs`, and the output of the
+    shared expert, where there is one.
 
     Args:
         scope: of the sublayer.
@@ -31,10 +39,13 @@ def mixture_of_experts(
     weights, chosen = route(scope, x)  # (b, t, a)
     dispatch = scope.layer("dispatch", Dispatch, spec.num_experts)
     rows, places, sizes = dispatch(x, chosen)  # (m, d), (b, t, a), (e,)
+    shares = [weights]
+    if spec.scale_expert_inputs:
+        rows, shares = scope.layer("scaled_rows", ScaledRows)(rows, places, weights), []
     experts = scope.within("experts")
     experts.spec, experts.rows_per_expert = spec.of_expert, sizes
     rows = layers(experts, rows)
-    x_of_experts = scope.layer("combine", Combine)(rows, places, weights)  # (b, t, d)
+    x_of_experts = scope.layer("combine", Combine)(rows, places, *shares)  # (b, t, d)
     if not spec.shared_expert_dim:
         return x_of_experts
     return scope.layer("sum", keras.layers.Add)([x_of_experts, shared_expert(scope, x, layers)])

@@ -7,9 +7,10 @@ One registered function for each value of the spec's `feedforward`. Each takes `
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
+from keras import KerasTensor, ops
 
 from builders.components import component, register_component
 from builders.elementwise import dropout
@@ -47,6 +48,43 @@ def glu(scope: LayerScope, x: Tensor) -> Tensor:
     """activation(gate(x)) * up(x), element by element (Shazeer 2020, section 2)."""
     gate = up_projection(scope, "gate", x, scope.spec.activation)
     return scope.layer("gated", keras.layers.Multiply)([gate, up_projection(scope, "up", x)])
+
+
+@register_component("feedforward", "clamped_glu")
+def clamped_glu(scope: LayerScope, x: Tensor) -> Tensor:
+    """activation(min(gate(x), c)) * (clip(up(x), -c, c) + 1) (gpt-oss, the authors' code)."""
+    spec = scope.spec
+    gate, up = up_projection(scope, "gate", x), up_projection(scope, "up", x)
+    activation = component("activation", spec.activation)
+    return scope.layer("gated", ClampedGate, activation, spec.glu_limit)(gate, up)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class ClampedGate(keras.layers.Layer):
+    """activation(min(gate, c)) * (clip(up, -c, c) + 1): gate and up (..., f) -> (..., f).
+
+    Args:
+        activation: a Keras activation.
+        limit: c.
+    """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...,...->...", "products": []}
+
+    def __init__(self, activation: Any, limit: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.activation = keras.activations.get(activation)
+        self.limit = limit
+
+    def call(self, gate: Tensor, up: Tensor) -> Tensor:
+        up = ops.clip(up, -self.limit, self.limit)
+        return self.activation(ops.minimum(gate, self.limit)) * (up + 1)
+
+    def compute_output_spec(self, gate: KerasTensor, up: KerasTensor) -> KerasTensor:
+        return KerasTensor(gate.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"activation": keras.activations.serialize(self.activation), "limit": self.limit}
+        return {**super().get_config(), **own}
 
 
 def up_projection(scope: LayerScope, name: str, x: Tensor, activation: str | None = None) -> Tensor:

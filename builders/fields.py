@@ -129,8 +129,14 @@ def non_negative_int(doc: str, default: int, most: int = MOST_WIDTH, by_block: b
 def block_overrides(doc: str) -> Any:
     """Define a field that is a tuple of mappings from fields to values; a list is accepted too."""
     allowed = "a tuple of mappings of fields, such as ({}, {'positions': 'none'})"
-    rule = Rule(doc, allowed, _are_mappings, convert=lambda value: tuple(map(Overrides, value)))
-    return _field(rule, ())
+    return _field(Rule(doc, allowed, _are_mappings, convert=_frozen_overrides), ())
+
+
+def _frozen_overrides(value: Any) -> tuple[Overrides, ...]:
+    frozen = (
+        {name: tuple(x) if isinstance(x, list) else x for name, x in one.items()} for one in value
+    )
+    return tuple(map(Overrides, frozen))
 
 
 def _are_mappings(value: Any) -> bool:
@@ -162,6 +168,12 @@ def number(doc: str, least: float, default: float, by_block: bool = False) -> An
     return _field(Rule(doc, allowed, accepts, by_block=by_block), default)
 
 
+def positive_number(doc: str, default: float, by_block: bool = False) -> Any:
+    """Define a field that is a number above 0, up to the largest float32."""
+    rule = Rule(doc, f"a positive number of at most {MOST}", _is_positive, by_block=by_block)
+    return _field(rule, default)
+
+
 def depth_factor(
     doc: str, shipped: tuple[str, ...], default: float = 1.0, derive: Derive | None = None
 ) -> Any:
@@ -176,6 +188,18 @@ def optional_number(doc: str, by_block: bool = False) -> Any:
     """Define a field that is a positive finite number, or `None` by default."""
     allowed = f"a positive number, or None; at most {MOST}"
     return _field(Rule(doc, allowed, _or_none(_is_positive), by_block=by_block), None)
+
+
+def optional_numbers(doc: str, by_block: bool = False) -> Any:
+    """Define a field that is a tuple of positive numbers, or `None` by default; a list too."""
+    allowed = f"a tuple of positive numbers of at most {MOST}, or None"
+    convert: Callable[[Any], Any] = lambda v: None if v is None else tuple(v)  # noqa: E731
+    rule = Rule(doc, allowed, _or_none(_are_positive), convert=convert, by_block=by_block)
+    return _field(rule, None)
+
+
+def _are_positive(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(map(_is_positive, value))
 
 
 def _field(rule: Rule, default: Any) -> Any:

@@ -88,6 +88,7 @@ def attend_to_latents(
     cached: Mapping[str, Tensor],
     mask: Tensor | None,
     bias: Tensor | None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Wire the attention of queries in two parts to a cache of latents: -> (b, t, n, u)."""
     spec = scope.spec
@@ -97,7 +98,9 @@ def attend_to_latents(
     scale = spec.head_dim**-0.5 if spec.attention_scale is None else spec.attention_scale
     absorb = scope.layer("absorbed_key", KernelOf, key, spec.latent_dim, to_latents=True)
     layer = scope.layer("attend_to_latents", AttendToLatents, scale, spec.attention_soft_cap)
-    mixed = layer(rotary, absorb(query), cached["shared_key"], cached["latent"], mask, bias)
+    given = cached["shared_key"], cached["latent"], mask, bias
+    own = {} if sinks is None else {"sinks": sinks}
+    mixed = layer(rotary, absorb(query), *given, **own)
     return scope.layer("absorbed_value", KernelOf, value, spec.latent_dim, to_latents=False)(mixed)
 
 
@@ -180,7 +183,7 @@ class AttendToLatents(AttendToCache):
     """softmax(q k^T scale) c over the slots of a cache of latents c, the weights in float32.
 
     Rotated query (b, t, n, r), query (b, t, n, l), shared key (b, 1, c, r), latents (b, 1, c, l),
-    mask bool (b, 1 or t, c), bias (1 or b, n, t, c) -> (b, t, n, l).
+    mask bool (b, 1 or t, c), bias (1 or b, n, t, c), sinks (1, n, 1, 1) -> (b, t, n, l).
 
     Args:
         scale: of the scores.
@@ -188,7 +191,7 @@ class AttendToLatents(AttendToCache):
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "btnr,btnl,b1sr,b1sl,bts,bnts->btnl",
+        "signature": "btnr,btnl,b1sr,b1sl,bts,bnts,1n11->btnl",
         "products": ["btnr,bsr->bnts", "btnl,bsl->bnts", "bnts,bsl->btnl"],
         "role": "attention",
     }
@@ -201,14 +204,15 @@ class AttendToLatents(AttendToCache):
         latents: Tensor,
         mask: Tensor | None = None,
         bias: Tensor | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         shared_key, latents = shared_key[:, 0], latents[:, 0]
         scores = ops.einsum("btnr,bsr->bnts", self.scaled(rotary), shared_key)
         scores = scores + ops.einsum("btnl,bsl->bnts", self.scaled(query), latents)
-        weights = self.weights_of_slots(scores, mask, bias)
+        weights = self.weights_of_slots(scores, mask, sinks, bias)
         return ops.einsum("bnts,bsl->btnl", weights, latents)
 
     def compute_output_spec(  # type: ignore[override]
-        self, rotary: KerasTensor, query: KerasTensor, *others: KerasTensor | None
+        self, rotary: KerasTensor, query: KerasTensor, *others: Any, **more: Any
     ) -> KerasTensor:
         return KerasTensor(query.shape, dtype=self.compute_dtype)

@@ -5,7 +5,8 @@ They do not rely on the implicit masks of Keras, which are not part of the graph
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import functools
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 from keras import KerasTensor, ops
@@ -14,6 +15,33 @@ from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
 Tensor = Any
+
+
+class Reach(NamedTuple):
+    """The keys that the self-attention of a block may attend to; both are limits in tokens.
+
+    Attributes:
+        window: keys up to the query's own; `None`: all.
+        chunk: length of the chunks of a sequence, of which a query attends to its own; `None`: one.
+    """
+
+    window: int | None = None
+    chunk: int | None = None
+
+    @classmethod
+    def of(cls, block: TransformerSpec) -> Reach:
+        """Return the reach of a block, given its spec."""
+        return cls(block.attention_window, block.attention_chunk)
+
+    def holds(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return whether keys are within a limited reach on either side; positions broadcast."""
+        limits = []
+        if self.window is not None:
+            limits.append(ops.abs(query - key) < self.window)
+        if self.chunk is not None:
+            chunks = (ops.floor_divide(positions, self.chunk) for positions in (query, key))
+            limits.append(ops.equal(*chunks))
+        return functools.reduce(ops.logical_and, limits)
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -41,24 +69,24 @@ class CausalMask(keras.layers.Layer):
     """Mask of the keys that are not after the query: tokens (b, t) -> bool (1, t, t).
 
     Args:
-        window: number of keys, counted back from the query; `None`: all.
+        window, chunk: as in `Reach`.
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->1tt", "role": "causal_mask"}
 
-    def __init__(self, window: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, window: int | None = None, chunk: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.window = window
+        self.reach = Reach(window, chunk)
 
     def call(self, tokens: Tensor) -> Tensor:
         positions = ops.arange(ops.shape(tokens)[1])
-        return is_visible(positions[None, :, None], positions[None, None, :], self.window)
+        return is_visible(positions[None, :, None], positions[None, None, :], self.reach)
 
     def compute_output_spec(self, tokens: KerasTensor) -> KerasTensor:
         return KerasTensor((1, tokens.shape[1], tokens.shape[1]), dtype="bool")
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "window": self.window}
+        return {**super().get_config(), **self.reach._asdict()}
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -66,24 +94,25 @@ class WindowMask(keras.layers.Layer):
     """Mask of the keys near the query, on both sides: tokens (b, s) -> bool (1, s, s).
 
     Args:
-        window: the distance from which on keys are masked.
+        window: the distance from which on keys are masked; `None`: none.
+        chunk: as in `Reach`.
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->1tt"}
 
-    def __init__(self, window: int, **kwargs: Any) -> None:
+    def __init__(self, window: int | None, chunk: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.window = window
+        self.reach = Reach(window, chunk)
 
     def call(self, tokens: Tensor) -> Tensor:
         positions = ops.arange(ops.shape(tokens)[1])
-        return ops.abs(positions[None, :, None] - positions[None, None, :]) < self.window
+        return self.reach.holds(positions[None, :, None], positions[None, None, :])
 
     def compute_output_spec(self, tokens: KerasTensor) -> KerasTensor:
         return KerasTensor((1, tokens.shape[1], tokens.shape[1]), dtype="bool")
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "window": self.window}
+        return {**super().get_config(), **self.reach._asdict()}
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -100,23 +129,25 @@ class CombineMasks(keras.layers.Layer):
         return KerasTensor(shape, dtype="bool")
 
 
-def is_visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:
-    """Return whether keys are at or before queries, and within the window; positions broadcast."""
+def is_visible(query: Tensor, key: Tensor, reach: Reach) -> Tensor:
+    """Return whether keys are at or before queries, and within reach; positions broadcast."""
     past = ops.less_equal(key, query)
-    return past if window is None else ops.logical_and(past, key > query - window)
+    return past if reach == Reach() else ops.logical_and(past, reach.holds(query, key))
 
 
-def window_prefixed(spec: TransformerSpec, name: str, window: int | None) -> str:
-    """Return the name of a layer that blocks with a window share, apart from the other blocks.
+def reach_prefixed(spec: TransformerSpec, name: str, reach: Reach) -> str:
+    """Return the name of a layer that blocks of one reach share, apart from the other blocks.
 
     Args:
         spec: of the model.
         name: of the layer for full attention.
-        window: of the blocks; `None`: full attention.
+        reach: of the blocks.
     """
-    if window is None:
-        return name
-    return f"window_{name}" if window == spec.attention_window else f"window_{window}_{name}"
+    usual = Reach.of(spec)
+    for kind, size, of_spec in zip(Reach._fields, reach, usual, strict=True):
+        if size is not None:
+            name = f"{kind}_{name}" if size == of_spec else f"{kind}_{size}_{name}"
+    return name
 
 
 def padding_mask(scope: LayerScope, tokens: Tensor) -> Tensor | None:
@@ -125,27 +156,25 @@ def padding_mask(scope: LayerScope, tokens: Tensor) -> Tensor | None:
     return None if pad is None else scope.layer("padding_mask", PaddingMask, pad)(tokens)
 
 
-def causal_mask(
-    scope: LayerScope, tokens: Tensor, padding: Tensor | None, window: int | None
-) -> Tensor:
+def causal_mask(scope: LayerScope, tokens: Tensor, padding: Tensor | None, reach: Reach) -> Tensor:
     """Wire the self-attention mask of a decoder's tokens (b, t), bool (1 or b, t, t)."""
-    name = window_prefixed(scope.spec, "causal_mask", window)
-    return combined(scope, scope.layer(name, CausalMask, window)(tokens), padding, window)
+    name = reach_prefixed(scope.spec, "causal_mask", reach)
+    return combined(scope, scope.layer(name, CausalMask, *reach)(tokens), padding, reach)
 
 
 def bidirectional_mask(
-    scope: LayerScope, tokens: Tensor, padding: Tensor | None, window: int | None
+    scope: LayerScope, tokens: Tensor, padding: Tensor | None, reach: Reach
 ) -> Tensor | None:
     """Wire the self-attention mask of an encoder's tokens (b, s), bool (1 or b, 1 or s, s)."""
-    if window is None:
+    if reach == Reach():
         return padding
-    name = window_prefixed(scope.spec, "mask", window)
-    return combined(scope, scope.layer(name, WindowMask, window)(tokens), padding, window)
+    name = reach_prefixed(scope.spec, "mask", reach)
+    return combined(scope, scope.layer(name, WindowMask, *reach)(tokens), padding, reach)
 
 
-def combined(scope: LayerScope, mask: Tensor, padding: Tensor | None, window: int | None) -> Tensor:
-    """Wire a mask of blocks with a window together with the padding mask, where there is one."""
+def combined(scope: LayerScope, mask: Tensor, padding: Tensor | None, reach: Reach) -> Tensor:
+    """Wire the mask of blocks of one reach together with the padding mask, where there is one."""
     if padding is None:
         return mask
-    name = window_prefixed(scope.spec, "attention_mask", window)
+    name = reach_prefixed(scope.spec, "attention_mask", reach)
     return scope.layer(name, CombineMasks)(mask, padding)

@@ -34,15 +34,20 @@ def head_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     """Wire the norm of queries or keys, (b, t, n, h) -> same; `qk_norm_heads` says over what."""
     n, h = x.shape[2:]
     heads = scope.spec.qk_norm_heads
+    if not scope.spec.qk_norm_gain:
+        scope = _without_weights(scope)
     if heads == "joint":
         together = scope.layer(f"{name}_joint_heads", keras.layers.Reshape, (-1, n * h))(x)
         normed = norm(scope, together, name)
         return scope.layer(f"{name}_split_heads", keras.layers.Reshape, (-1, n, h))(normed)
     if heads == "separate":
-        plain = scope.with_spec(norm_gain=False, norm_bias=False, norm_offset=False)
-        x = norm(plain, x, f"{name}_plain")
+        x = norm(_without_weights(scope), x, f"{name}_plain")
         return scope.layer(name, LearnedScale, (n, h))(x)
     return norm(scope, x, name)
+
+
+def _without_weights(scope: LayerScope) -> LayerScope:
+    return scope.with_spec(norm_gain=False, norm_bias=False, norm_offset=False)
 
 
 @register_component("norm", "layer")

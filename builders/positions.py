@@ -337,10 +337,11 @@ class Rotary(PositionScheme):
 
     def rotate(self, scope: LayerScope, x: Tensor, positions: Tensor, name: str) -> Tensor:
         spec = scope.spec
-        frequencies, magnitude = component("rotary_scaling", spec.rotary_scaling)(spec)
-        magnitude = spec.rotary_magnitude or magnitude
-        layer = scope.layer(f"{name}_rotary", RotaryPositions, frequencies, magnitude)
-        return layer(x, positions)
+        frequencies, magnitude, *longer = component("rotary_scaling", spec.rotary_scaling)(spec)
+        scaling = frequencies, spec.rotary_magnitude or magnitude, *longer
+        layer = scope.layer(f"{name}_rotary", RotaryPositions, *scaling)
+        by_length = longer and scope.slots is not None
+        return layer(x, positions, scope.slots) if by_length else layer(x, positions)
 
 
 @register_component("positions", "alibi")

@@ -2,7 +2,8 @@
 
 Each value of `rotary_scaling` is a registered function that takes the spec and returns the
 frequencies of the channel pairs, (rotary_dim / 2,), in radians per position, and a factor for
-queries and keys.
+queries and keys. If longer sequences have other frequencies, it also returns these, and the length
+above which they are used.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from builders.components import register_component
 from builders.spec import TransformerSpec
 
 Tensor = Any
-Scaling = tuple[list[float], float]
+Scaling = tuple[list[float], float] | tuple[list[float], float, list[float], int]
 
 
 def plain_frequencies(spec: TransformerSpec) -> np.ndarray:
@@ -48,7 +49,8 @@ def llama3(spec: TransformerSpec) -> Scaling:
     frequencies = plain_frequencies(spec)
     rotations = frequencies * spec.rotary_original_length / (2 * math.pi)
     low, high = spec.rotary_low_freq_factor, spec.rotary_high_freq_factor
-    kept = np.clip((rotations - low) / (high - low), 0, 1)
+    # Both are 1 in Llama 4 Scout, where no frequency is interpolated.
+    kept = np.clip((rotations - low) / (high - low), 0, 1) if high > low else rotations >= low
     return (frequencies * (kept + (1 - kept) / spec.rotary_factor)).tolist(), 1.0
 
 
@@ -64,12 +66,38 @@ def yarn(spec: TransformerSpec) -> Scaling:
         length = spec.rotary_original_length / (2 * math.pi * rotations)
         return r * math.log(length) / (2 * math.log(spec.rotary_base))
 
-    first = max(math.floor(pair_with_rotations(spec.rotary_high_freq_factor)), 0)
-    last = min(math.ceil(pair_with_rotations(spec.rotary_low_freq_factor)), r - 1)
+    first = pair_with_rotations(spec.rotary_high_freq_factor)
+    last = pair_with_rotations(spec.rotary_low_freq_factor)
+    if spec.rotary_whole_pairs:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, r - 1)
     # Avoid a division by zero if both are the same pair.
     scaled = np.clip((np.arange(r // 2) - first) / max(last - first, 1e-3), 0, 1)
     frequencies = plain_frequencies(spec) * (1 - scaled + scaled / spec.rotary_factor)
     return frequencies.tolist(), 0.1 * math.log(spec.rotary_factor) + 1
+
+
+@register_component("rotary_scaling", "longrope")
+def longrope(spec: TransformerSpec) -> Scaling:
+    """Divide each frequency by a factor of its own, and by another in long sequences; scale scores.
+
+    Ding et al. 2024, "LongRoPE", and the code of Phi-3: queries and keys are multiplied by
+    sqrt(1 + ln(factor) / ln(original length)), whatever the length is.
+
+    A sequence is long if it has more tokens than the original length, with padding. In a decode
+    graph the number of slots of the cache counts, which is the longest sequence that it holds: so
+    all keys in a cache are rotated alike, and decoding equals the model on sequences as long as the
+    cache, and on any if the cache has at most the original length. Transformers chooses by the
+    tokens read so far, and reads all of them again once they are more than the original length;
+    its results are those of a cache with at most that many slots before, and with more thereafter.
+    """
+    frequencies, original = plain_frequencies(spec), spec.rotary_original_length
+    short, long = (
+        (frequencies / np.array(factors)).tolist()
+        for factors in (spec.rotary_short_factors, spec.rotary_long_factors)
+    )
+    magnitude = math.sqrt(1 + math.log(spec.rotary_factor) / math.log(original))
+    return short, magnitude, long, original
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -79,25 +107,43 @@ class RotaryPositions(keras.layers.Layer):
     Channel i and channel i + r/2 are the two coordinates of pair i of r/2 (the order of GPT-NeoX
     and Llama); channels from r on are unchanged. Computes angles in float32.
 
+    In a decode graph, `slots`, int (b, c), has a column for each slot of the cache. Only its shape
+    is used, in place of the number of positions.
+
     Args:
         frequencies: frequency of each pair, (r/2,), in radians per position.
         magnitude: factor applied to the rotated channels.
+        long_frequencies: frequencies in sequences longer than `original_length`; `None`: the same.
+        original_length: in tokens.
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "btnh,bt->btnh",
+        "signature": "btnh,bt,bs->btnh",
         "products": [],
         "role": "rotary_positions",
     }
 
-    def __init__(self, frequencies: list[float], magnitude: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        frequencies: list[float],
+        magnitude: float = 1.0,
+        long_frequencies: list[float] | None = None,
+        original_length: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.frequencies = list(frequencies)
         self.magnitude = magnitude
+        self.long_frequencies = long_frequencies
+        self.original_length = original_length
 
-    def call(self, x: Tensor, positions: Tensor) -> Tensor:
+    def call(self, x: Tensor, positions: Tensor, slots: Tensor | None = None) -> Tensor:
         half = len(self.frequencies)
         frequencies = ops.convert_to_tensor(self.frequencies, dtype="float32")
+        if self.long_frequencies is not None:
+            long = ops.convert_to_tensor(self.long_frequencies, dtype="float32")
+            length = ops.shape(positions if slots is None else slots)[1]
+            frequencies = ops.where(length > self.original_length, long, frequencies)
         angles = ops.cast(positions, "float32")[..., None] * frequencies  # (1 or b, t, r/2)
         cos, sin = ops.cos(angles)[:, :, None], ops.sin(angles)[:, :, None]
         first = ops.cast(x[..., :half], "float32")
@@ -108,9 +154,14 @@ class RotaryPositions(keras.layers.Layer):
             return rotated
         return ops.concatenate([rotated, x[..., 2 * half :]], axis=-1)
 
-    def compute_output_spec(self, x: KerasTensor, positions: KerasTensor) -> KerasTensor:
+    def compute_output_spec(
+        self, x: KerasTensor, positions: KerasTensor, slots: KerasTensor | None = None
+    ) -> KerasTensor:
         return KerasTensor(x.shape, dtype=x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         own = {"frequencies": self.frequencies, "magnitude": self.magnitude}
+        if self.long_frequencies is not None:
+            own["long_frequencies"] = self.long_frequencies
+            own["original_length"] = self.original_length
         return {**super().get_config(), **own}

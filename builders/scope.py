@@ -31,6 +31,8 @@ class LayerScope:
         block_index: within a block, its index in its stack; otherwise 0.
         exposes_scores: whether attention is wired in steps, so that a graph can return its scores.
         rows_per_expert: int (e,), within the experts of a mixture; `None` elsewhere.
+        slots: int (b, c), within self-attention of a decode graph, the slots of its cache as in
+            `AttentionContext`; `None` elsewhere.
     """
 
     def __init__(self, spec: TransformerSpec, model: keras.Model | None = None) -> None:
@@ -44,6 +46,7 @@ class LayerScope:
         self._defaults = {} if model is None else {"dtype": _dtype(model)}
         self.exposes_scores = False
         self.rows_per_expert: Any = None
+        self.slots: Any = None
 
     def __repr__(self) -> str:
         return f"<LayerScope {'.'.join(self.path)!r} of {len(self._layers)} layers: {self.spec}>"

@@ -79,6 +79,21 @@ class TransformerSpec(SpecFields):
         """The attention windows of the blocks of the decoder, or of the only stack."""
         return tuple(block.attention_window for block in self.blocks(self.stacks[-1]))
 
+    @property
+    def most_keys(self) -> int | None:
+        """The most keys that self-attention attends to, its window or its chunk; `None`: all."""
+        return self.attention_window or self.attention_chunk
+
+    @cached_property
+    def length_borders(self) -> frozenset[int]:
+        """The lengths above which rotary positions have other frequencies (`longrope`)."""
+        blocks = (block for stack in self.stacks for block in self.blocks(stack))
+        return frozenset(
+            block.rotary_original_length
+            for block in blocks
+            if block.positions == "rotary" and block.rotary_scaling == "longrope"
+        )
+
     def of_block(self, index: int) -> TransformerSpec:
         """Return the spec of one block of a stack, in which every field holds for that block."""
         specs: tuple[TransformerSpec, ...] = self.__dict__["_block_specs"]

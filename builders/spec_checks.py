@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from builders.components import SHIPPED
 from builders.errors import invalid_value, unknown_name
+from builders.errors import require as _require
 from builders.fields import rule_of
+from builders.position_checks import check_relative, check_rotary
 from builders.residual_fields import HYPER_CONNECTIONS
 from builders.spec_fields import SpecFields
 
@@ -63,6 +66,14 @@ def check_combinations(spec: SpecFields) -> None:
     if spec.norm == "layer":
         of_rms = "False where norm='layer'"
         _require(spec, "norm_offset", not spec.norm_offset, of_rms, "use norm='rms'")
+    if spec.attention_chunk is not None:
+        one_limit = (
+            f"None where attention_window={spec.attention_window}, which limits the keys too"
+        )
+        no_window = spec.attention_window is None
+        _require(spec, "attention_chunk", no_window, one_limit, "give one of the two")
+    if spec.qk_norm:
+        _check_head_norms(spec)
     _check_merge(spec)
     _check_block_overrides(spec)
     _check_distinct_blocks(spec)
@@ -91,9 +102,9 @@ def check_combinations(spec: SpecFields) -> None:
     if spec.attention == "layer":
         _check_attention_layer(spec)
     if spec.positions == "rotary":
-        _check_rotary(spec)
+        check_rotary(spec)
     if spec.positions == "relative":
-        _check_relative(spec)
+        check_relative(spec)
     if spec.share_embeddings:
         _check_shared_embeddings(spec)
     if spec.num_experts:
@@ -256,6 +267,17 @@ def _check_encoder_only(spec: SpecFields) -> None:
     _require(spec, "num_encoder_layers", is_one, one_stack, "leave it out")
 
 
+def _check_head_norms(spec: SpecFields) -> None:
+    """Check that the norms of queries and keys have weights where their form needs them."""
+    name, has_gain = "qk_norm_gain", spec.qk_norm_gain
+    if spec.qk_norm_heads == "separate":
+        of_heads = "True where qk_norm_heads='separate', which is a gain for each head"
+        _require(spec, name, has_gain, of_heads, "use qk_norm_heads='shared'")
+        return
+    without = "False where norm_gain=False, whose norms have no weights"
+    _require(spec, name, spec.norm_gain or not has_gain, without, "leave it out")
+
+
 def _check_attention_layer(spec: SpecFields) -> None:
     """Check that the attention is one that the library's attention layer computes."""
     supported = {
@@ -263,6 +285,8 @@ def _check_attention_layer(spec: SpecFields) -> None:
         "attention_output_bias": spec.attention_bias,
         "attention_scale": None,
         "attention_soft_cap": None,
+        "attention_sinks": False,
+        "attention_temperature": 0,
         "qk_norm": False,
         "value_residual": False,
         "latent_dim": None,
@@ -321,58 +345,12 @@ def _check_latents(spec: SpecFields) -> None:
         f"False {latents}, since a cache of latents has no values to mix",
         "leave it out",
     )
-
-
-def _check_rotary(spec: SpecFields) -> None:
     _require(
         spec,
-        "rotary_dim",
-        spec.rotary_dim % 2 == 0 and spec.rotary_dim <= spec.head_dim,
-        f"even and at most head_dim={spec.head_dim}, since channels are rotated in pairs",
-        "give rotary_dim, or another head_dim",
-    )
-    if spec.rotary_scaling == "none":
-        _require(
-            spec,
-            "rotary_factor",
-            spec.rotary_factor == 1,
-            "1 where rotary_scaling='none'",
-            "name the scaling: linear, llama3 or yarn",
-        )
-    _require(
-        spec,
-        "rotary_high_freq_factor",
-        spec.rotary_high_freq_factor > spec.rotary_low_freq_factor,
-        f"above rotary_low_freq_factor={spec.rotary_low_freq_factor}",
-        "raise the one, or lower the other",
-    )
-    if spec.rotary_scaling == "yarn":  # takes the logarithms of both
-        for name, least in (("rotary_base", 1), ("rotary_low_freq_factor", 0)):
-            _require(
-                spec,
-                name,
-                getattr(spec, name) != least,
-                f"above {least} where rotary_scaling='yarn'",
-                "raise it, or use rotary_scaling='llama3'",
-            )
-
-
-def _check_relative(spec: SpecFields) -> None:
-    # An encoder uses half of the buckets for later keys, and half of those are for one distance.
-    divisor = 2 if spec.kind == "decoder_only" else 4
-    _require(
-        spec,
-        "relative_buckets",
-        spec.relative_buckets % divisor == 0,
-        f"a multiple of {divisor} where kind={spec.kind!r}",
-        "half are for one distance each, and an encoder has as many for either side",
-    )
-    _require(
-        spec,
-        "relative_max_distance",
-        spec.relative_max_distance > spec.relative_buckets // 2,
-        f"above {spec.relative_buckets // 2}, the distances that have a bucket each",
-        "give fewer relative_buckets, or a larger distance",
+        "attention_temperature",
+        not spec.attention_temperature,
+        f"0 {latents}, whose queries have two parts",
+        "leave it out",
     )
 
 
@@ -389,8 +367,9 @@ def _check_experts(spec: SpecFields) -> None:
     _require(
         spec,
         "feedforward",
-        spec.feedforward in ("mlp", "glu"),
-        f"mlp or glu where num_experts={number}, whose projections have a kernel for each expert",
+        spec.feedforward in SHIPPED["feedforward"],
+        f"{' or '.join(SHIPPED['feedforward'])} where num_experts={number}, whose projections have "
+        "a kernel for each expert",
         "use num_experts=0",
     )
     _require(
@@ -399,6 +378,15 @@ def _check_experts(spec: SpecFields) -> None:
         not spec.shared_expert_gate or spec.shared_expert_dim > 0,
         "False where shared_expert_dim=0, which is no shared expert",
         "give shared_expert_dim",
+    )
+    adds = spec.scale_expert_inputs and spec.feedforward_bias
+    _require(
+        spec,
+        "capacity_factor",
+        spec.capacity_factor is None or not adds,
+        "None where scale_expert_inputs=True and feedforward_bias=True, since experts add their "
+        "biases to tokens beyond their capacity",
+        "use feedforward_bias=False",
     )
     _require(
         spec,
@@ -446,9 +434,3 @@ def _check_shared_embeddings(spec: SpecFields) -> None:
         f"equal to vocabulary_size={spec.vocabulary_size} where share_embeddings=True",
         "leave it out",
     )
-
-
-def _require(spec: SpecFields, name: str, holds: bool, allowed: str, advice: str = "") -> None:
-    """Raise a `ValueError` about the field `name` unless a condition holds."""
-    if not holds:
-        raise invalid_value(name, getattr(spec, name), allowed, advice)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from builders.errors import invalid_value
+from builders.expert_fields import Experts
 from builders.fields import (
     MOST_BLOCKS,
-    MOST_EXPERTS,
     MOST_POSITIONS,
     MOST_TOKENS,
     MOST_WIDTH,
@@ -26,7 +26,9 @@ from builders.fields import (
     number,
     optional_int,
     optional_number,
+    optional_numbers,
     positive_int,
+    positive_number,
     rate,
     token_id,
 )
@@ -158,8 +160,9 @@ class Positions:
     )
     rotary_scaling: str = component_name(
         "extension to sequences longer than those of pretraining: `none`, `linear` (Chen et al. "
-        "2023), `llama3` (Llama 3.1) or `yarn` (Peng et al. 2023).",
-        ("none", "linear", "llama3", "yarn"),
+        "2023), `llama3` (Llama 3.1), `yarn` (Peng et al. 2023) or `longrope` (Ding et al. 2024; "
+        "Phi-3).",
+        ("none", "linear", "llama3", "yarn", "longrope"),
         default="none",
         by_block=True,
     )
@@ -185,6 +188,21 @@ class Positions:
         least=0,
         default=4.0,
         by_block=True,
+    )
+    rotary_whole_pairs: bool = flag(
+        "`yarn` rounds the two borders between scaled and unscaled pairs outwards, to whole pairs. "
+        "gpt-oss does not (there, truncate=False).",
+        default=True,
+        by_block=True,
+    )
+    rotary_short_factors: tuple[float, ...] | None = optional_numbers(
+        "`longrope` divides the frequency of each of the r/2 pairs of channels by one of these, in "
+        "sequences of at most `rotary_original_length` tokens. In cached decoding the number of "
+        "slots of the cache counts.",
+        by_block=True,
+    )
+    rotary_long_factors: tuple[float, ...] | None = optional_numbers(
+        "the same, in longer sequences.", by_block=True
     )
     rotary_magnitude: float | None = optional_number(
         "factor of the rotated channels; `None`: that of the scaling, which is 0.1 ln(factor) + 1 "
@@ -214,6 +232,13 @@ class Attention:
         none="for full attention",
         by_block=True,
     )
+    attention_chunk: int | None = optional_int(
+        "length of the chunks that a sequence is divided into: self-attention attends to keys of "
+        "the query's own chunk only (Llama 4, section on iRoPE); `None`: to all. The encoder of an "
+        "`encoder_decoder` has no chunks.",
+        none="for one chunk",
+        by_block=True,
+    )
     mask_target_padding: bool = flag(
         "mask padding in the self-attention of a decoder. T5 does not: its targets start with "
         "the padding token.",
@@ -235,6 +260,24 @@ class Attention:
         "cap of the scores s, which become cap * tanh(s / cap) (Gemma 2, section 2); `None`: no "
         "cap."
     )
+    attention_temperature: float = number(
+        "strength a of a factor of the queries of self-attention that grows with their position p, "
+        "1 + a ln(1 + floor((p + 1) / `attention_temperature_floor`)) (Llama 4, 0.1; Nakanishi "
+        '2025, "Scalable-Softmax"); 0: no factor.',
+        least=0,
+        default=0.0,
+        by_block=True,
+    )
+    attention_temperature_floor: int = positive_int(
+        "positions in each step of that factor.", default=8192, most=MOST_POSITIONS, by_block=True
+    )
+    attention_sinks: bool = flag(
+        "a trained logit for each head, the sink, next to the scores in their softmax. Its weight "
+        "has no value, so that the weights of all keys may be small (OpenAI 2025, gpt-oss, section "
+        "2; with a logit of 0, softmax-off-by-one).",
+        default=False,
+        by_block=True,
+    )
     qk_norm: bool = flag(
         "a norm of every query and key (Henry et al. 2020; Qwen 3).", default=False, by_block=True
     )
@@ -244,6 +287,15 @@ class Attention:
         "all heads at once (OLMo 2).",
         ("shared", "separate", "joint"),
         default="shared",
+    )
+    qk_norm_gain: bool = flag(
+        "trained weights of that norm; `None`: `norm_gain`, or True with `separate`. Llama 4 has "
+        "none.",
+        derive=lambda spec: spec.norm_gain or spec.qk_norm_heads == "separate",
+    )
+    qk_norm_after_rotary: bool = flag(
+        "apply that norm after queries and keys are rotated (Llama 4), and not before.",
+        default=False,
     )
 
 
@@ -275,109 +327,27 @@ class FeedForward:
     """Feed-forward."""
 
     feedforward: str = component_name(
-        "`mlp`, down(activation(up(x))), or `glu`, down(activation(gate(x)) * up(x)) (Shazeer "
-        "2020, equation 6).",
-        ("mlp", "glu"),
+        "`mlp`, down(activation(up(x))); `glu`, down(activation(gate(x)) * up(x)) (Shazeer 2020, "
+        "equation 6); or `clamped_glu`, down(activation(min(gate(x), c)) * (clip(up(x), -c, c) + "
+        "1)) with c = `glu_limit` (gpt-oss).",
+        ("mlp", "glu", "clamped_glu"),
         default="mlp",
         by_block=True,
     )
+    glu_limit: float = positive_number(
+        "limit c of `clamped_glu`: of the gate from above, of what it multiplies on both sides.",
+        default=7.0,
+        by_block=True,
+    )
     activation: str = component_name(
-        "`relu`, `gelu`, `gelu_tanh`, `silu` or `relu_squared`.",
-        ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
+        "`relu`, `gelu`, `gelu_tanh` and `gelu_sigmoid`, which approximate it, `silu` or "
+        "`relu_squared`.",
+        ("relu", "gelu", "gelu_tanh", "gelu_sigmoid", "silu", "relu_squared"),
         default="gelu",
         by_block=True,
     )
     feedforward_bias: bool = flag(
         "biases of the feed-forward projections.", default=True, by_block=True
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Experts:
-    """Mixture of experts."""
-
-    num_experts: int = non_negative_int(
-        "feed-forward layers of each block, the experts, of which a router chooses some for every "
-        "token (Shazeer et al. 2017); each is of the form that `feedforward` names. 0: one layer, "
-        "for all tokens.",
-        default=0,
-        most=MOST_EXPERTS,
-        by_block=True,
-    )
-    num_active_experts: int = non_negative_int(
-        "experts that a token goes through: those of the highest scores.",
-        default=0,
-        most=MOST_EXPERTS,
-        by_block=True,
-    )
-    expert_dim: int = positive_int(
-        "width of an expert; `None`: `intermediate_dim`.",
-        derive=lambda spec: spec.intermediate_dim,
-        by_block=True,
-    )
-    shared_expert_dim: int = non_negative_int(
-        "width of a further expert that all tokens go through (Dai et al. 2024, DeepSeekMoE, "
-        "section 3.2); 0: none. Several shared experts are one of their widths together.",
-        default=0,
-        by_block=True,
-    )
-    shared_expert_gate: bool = flag(
-        "multiply the output of the shared expert by the sigmoid of a projection of the token "
-        "(Qwen1.5-MoE).",
-        default=False,
-    )
-    router_scores: str = choice(
-        "scores of the experts for a token: `softmax` of the logits of all experts, or the "
-        "`sigmoid` of each (DeepSeek-V3, section 2.1.2).",
-        ("softmax", "sigmoid"),
-        default="softmax",
-    )
-    router_bias: bool = flag("a bias of the router's logits.", default=False)
-    renormalize_scores: bool = flag(
-        "divide the scores of the chosen experts by their sum. With `softmax` this is the softmax "
-        "over the chosen experts (Mixtral; Jiang et al. 2024, section 2.1).",
-        default=True,
-    )
-    router_scale: float = number(
-        "factor of the scores of the chosen experts.", least=0, default=1.0
-    )
-    num_expert_groups: int = positive_int(
-        "groups of equally many experts (DeepSeek-V2, section 2.2.2).", default=1, most=MOST_EXPERTS
-    )
-    num_active_groups: int = positive_int(
-        "groups with the highest scores, from which the experts of a token are chosen; `None`: "
-        "all.",
-        derive=lambda spec: spec.num_expert_groups,
-        most=MOST_EXPERTS,
-    )
-    group_score_experts: int = positive_int(
-        "highest scores of a group's experts that add up to the score of the group: 1 in "
-        "DeepSeek-V2, 2 in DeepSeek-V3.",
-        default=1,
-        most=MOST_EXPERTS,
-    )
-    router_correction_rate: float | None = optional_number(
-        "add a bias of each expert to its score, for the choice only. Every training step adds "
-        "this number to the biases of experts that got fewer tokens than the mean, and subtracts "
-        "it from the others (Wang et al. 2024; DeepSeek-V3, section 2.1.2, 0.001); `None`: no "
-        "such biases."
-    )
-    balance_loss: float = number(
-        "factor of a loss, added in training, that is 1 in a block whose experts get equally many "
-        "tokens and more otherwise (Fedus et al. 2022, equation 4).",
-        least=0,
-        default=0.0,
-    )
-    router_z_loss: float = number(
-        "factor of the mean of log(sum(exp(logits)))^2 of the router, added to the loss in "
-        "training (Zoph et al. 2022, equation 5).",
-        least=0,
-        default=0.0,
-    )
-    capacity_factor: float | None = optional_number(
-        "in training, an expert takes at most this many times its even share of the tokens of a "
-        "sequence; later ones pass it by (Fedus et al. 2022, equation 3). Otherwise, and with "
-        "`None`, it takes all."
     )
 
 

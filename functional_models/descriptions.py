@@ -197,9 +197,9 @@ def cache_lines(spec: builders.TransformerSpec, dtype: str) -> list[str]:
     each, row = (builders.count_cache_bytes(spec, length, dtype) for length in (1, longest))
     sizes = _lines([("per token", f"{each:,} bytes"), ("per sequence", f"{row:,} bytes")])
     lines = [f"key/value cache, {precision(dtype).computes}", *sizes]
-    reach = max(slots(longest, window) for window in spec.windows)
+    reach = max(slots(longest, block.most_keys) for block in spec.blocks("decoder"))
     if reach < longest:
-        lines[-1] += f", for {reach} or more tokens, since the window has {reach}"
+        lines[-1] += f", for {reach} or more tokens, since no block attends to more"
     else:
         lines[-1] += f", for {longest} tokens"
     if spec.kind == "encoder_decoder":

@@ -22,7 +22,7 @@ import builders
 from functional_models.checks import check_count
 from functional_models.compiled import LoopWeights, compiled, to_numpy, with_projections
 from functional_models.logit_processors import NEVER, only_end
-from functional_models.prompt_batch import NO_TOKEN, PromptBatch, bucket
+from functional_models.prompts import NO_TOKEN, Prompts, bucket
 from functional_models.samplers import make_sampler
 from functional_models.token_rules import TokenRules, rules_of
 
@@ -96,7 +96,7 @@ class Generator:
             return [[row] for row in tokens]
         ends = (self._end_id, *stop_ids)
         # One more column than required, in which the end is certain; see `_search`.
-        batch = PromptBatch(prompts, limits, self._spec.max_sequence_length, columns_to_spare=1)
+        batch = Prompts(prompts, limits, self._spec, columns_to_spare=1)
         given = np.zeros(batch.tokens.shape, bool)
         given[:, : batch.index] = True
         if is_search(sampler):
@@ -116,7 +116,7 @@ class Generator:
         found = found[:, None] if found.ndim == 2 else found  # (b, sequences, L)
         return [[batch.new_tokens(i, row, ends) for row in rows] for i, rows in enumerate(found)]
 
-    def _hidden_states(self, batch: PromptBatch, read: Tensor) -> np.ndarray:
+    def _hidden_states(self, batch: Prompts, read: Tensor) -> np.ndarray:
         """Return the hidden states of prompts (b, t, d) for contrastive search, (b, L, d)."""
         hidden = np.asarray(to_numpy(read), "float32")
         # Padding columns repeat the last state, so that they do not change the maximum similarity.
@@ -150,12 +150,12 @@ class Generator:
             )
         ends = (self._end_id, *stop_ids)
         limits = np.broadcast_to(max_new_tokens, len(prompts))
-        batch = PromptBatch(prompts, limits, self._spec.max_sequence_length)
+        batch = Prompts(prompts, limits, self._spec)
         return self._streamed(batch, sampler, source, ends, pieces, _values(sampler.variables))
 
     def _streamed(
         self,
-        batch: PromptBatch,
+        batch: Prompts,
         sampler: Any,
         source: np.ndarray | None,
         ends: tuple[int, ...],
@@ -203,7 +203,7 @@ class Generator:
         found = []
         for i, (prompt, new) in enumerate(zip(prompts, continuations, strict=True)):
             tokens = np.concatenate([prompt, new]).astype("int32")
-            padded = np.zeros((1, bucket(len(tokens))), "int32")
+            padded = np.zeros((1, bucket(len(tokens), self._spec.length_borders)), "int32")
             padded = padded[:, : self._spec.max_sequence_length + 1]
             padded[0, : len(tokens)] = tokens
             inputs = padded[:, :-1] if source is None else (padded[:, :-1], source[i : i + 1])
@@ -259,7 +259,7 @@ class Generator:
         return compiled(self._weights.transposed)
 
     def _read(
-        self, batch: PromptBatch, source: np.ndarray | None, sampler: Any, *, whole_prompt: bool
+        self, batch: Prompts, source: np.ndarray | None, sampler: Any, *, whole_prompt: bool
     ) -> tuple[dict[str, Any], Tensor]:
         """Read prompts, without their last token unless `whole_prompt`, into a cache.
 

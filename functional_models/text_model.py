@@ -64,7 +64,7 @@ class AttentionMaps:
         target: tokens that the decoder reads, as text.
         source: tokens that the encoder reads; empty without an encoder.
         scores: for each attention layer, such as `decoder.block_0.cross_attention`, the weights
-            float32 (n, t, s): head, query, key. Rows sum to 1.
+            float32 (n, t, s): head, query, key. Rows sum to 1, or to less with sinks.
     """
 
     target: tuple[str, ...]

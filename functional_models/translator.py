@@ -17,7 +17,7 @@ from functional_models.checks import check_count
 from functional_models.corpora import ParallelCorpus
 from functional_models.corpora.stored import StoredPairs
 from functional_models.generation import translation_limit
-from functional_models.prompt_batch import bucket
+from functional_models.prompts import bucket
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, Generated, TextModel
@@ -287,7 +287,8 @@ class Translator(TextModel):
 
     def _padded(self, sources: Sequence[np.ndarray]) -> np.ndarray:
         """Return sources as an array (b, s), padded to a bucket or to `max_sequence_length`."""
-        width = min(bucket(max(map(len, sources))), self.spec.max_sequence_length)
+        width = bucket(max(map(len, sources)), self.spec.length_borders)
+        width = min(width, self.spec.max_sequence_length)
         return padded_rows(sources, width, self.source_tokenizer.pad_id)
 
     def attention_maps(self, text: str, target: str | None = None) -> AttentionMaps:

@@ -36,6 +36,11 @@ LLAMA3_SCALING = {
     "rope_high_freq_factor": 3.0,
     "rope_pretraining_sequence_length": 7,
 }
+SU = {
+    "rope_scaling_type": "su",
+    "rope_scaling_short_factor": [1.0, 1.5],
+    "rope_scaling_long_factor": [2.0, 7.0],
+}
 EXPERTS = {"num_experts": 5, "top_k": 3, "moe_intermediate_dim": 11}
 GEMMA = {**GROUPED, "num_key_value_heads": 2, "head_dim": 10, "intermediate_dim": 46}
 GEMMA2 = {
@@ -65,6 +70,14 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("Mistral", {**GROUPED, "sliding_window": 3, "rope_scaling_factor": 2.0}),
     "mistral, wide heads": ("Mistral", {**GROUPED, "head_dim": 10, "sliding_window": None}),
     "phi3": ("Phi3", {**GROUPED, "max_sequence_length": 17, "pretraining_sequence_length": 13}),
+    "phi3, longrope": (
+        "Phi3",
+        {**GROUPED, "max_sequence_length": 37, "pretraining_sequence_length": 13, **SU},
+    ),
+    "phi3, longrope, long": (
+        "Phi3",
+        {**GROUPED, "max_sequence_length": 37, "pretraining_sequence_length": 7, **SU},
+    ),
     "qwen": ("Qwen", {**GROUPED, "tie_word_embeddings": False, "rope_scaling_factor": 2.0}),
     "qwen, window": (
         "Qwen",
@@ -123,6 +136,11 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
             "norm_top_k_prob": True,
             "sliding_window_size": None,
         },
+    ),
+    "gpt_oss": (
+        "GptOss",
+        {**GROUPED, "head_dim": 10, "num_experts": 5, "top_k": 3, "sliding_window": 3}
+        | {"rope_scaling_factor": 4.0, "rope_max_wavelength": 500},
     ),
     "bert": ("Bert", {**LONG, "num_segments": 3}),
     "roberta": ("Roberta", LONG),

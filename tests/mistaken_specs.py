@@ -53,16 +53,20 @@ BAD_VALUES = [
     ("norm_epsilon", float("nan"), "between 0 and 1"),
     ("final_norm", "yes", "True or False"),
     ("positions", "sinusoid", "sinusoidal"),
-    ("feedforward", "swiglu", "mlp, glu"),
+    ("feedforward", "swiglu", "mlp, glu, clamped_glu"),
+    ("glu_limit", 0, "positive number"),
     ("rotary_base", 0.5, "at least 1"),
     ("rotary_base", "10000", "at least 1"),
     ("rotary_dim", 0, "positive int"),
-    ("rotary_scaling", "ntk", "none, linear, llama3, yarn"),
+    ("rotary_scaling", "ntk", "none, linear, llama3, yarn, longrope"),
     ("rotary_factor", 0.5, "at least 1"),
     ("rotary_factor", float("nan"), "at least 1"),
     ("rotary_original_length", -1, "positive int"),
     ("rotary_low_freq_factor", -1.0, "at least 0"),
     ("rotary_high_freq_factor", True, "at least 0"),
+    ("rotary_whole_pairs", 0, "True or False"),
+    ("rotary_short_factors", (1.0, 0.0), "tuple of positive numbers"),
+    ("rotary_long_factors", (), "tuple of positive numbers"),
     ("rotary_magnitude", 0.0, "positive number, or None"),
     ("latent_dim", 0, "positive int, or None for keys and values of their own"),
     ("query_latent_dim", 0, "positive int, or None for queries"),
@@ -87,6 +91,7 @@ BAD_VALUES = [
     ("router_scores", "tanh", "softmax, sigmoid"),
     ("router_bias", 0, "True or False"),
     ("renormalize_scores", None, "True or False"),
+    ("scale_expert_inputs", 0, "True or False"),
     ("router_scale", -1.0, "at least 0"),
     ("num_expert_groups", 0, "positive int"),
     ("num_active_groups", 0, "positive int"),
@@ -121,6 +126,12 @@ BAD_VALUES = [
     ("attention_soft_cap", True, "positive number, or None"),
     ("logit_soft_cap", float("nan"), "positive number, or None"),
     ("logit_soft_cap", "30", "positive number, or None"),
+    ("attention_chunk", 0, "positive int, or None for one chunk"),
+    ("attention_temperature", -0.1, "at least 0"),
+    ("attention_temperature_floor", 0, "positive int"),
+    ("attention_sinks", 1, "True or False"),
+    ("qk_norm_gain", 1, "True or False"),
+    ("qk_norm_after_rotary", None, "True or False"),
     ("qk_norm", 1, "True or False"),
     ("scale_embeddings", 1, "True or False"),
     ("tie_embeddings", "no", "True or False"),
@@ -167,6 +178,14 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
 """(field, value, the name that the error suggests)."""
 
 EXPERTS = {"num_experts": 6, "num_active_experts": 2}
+LONGROPE: dict[str, Any] = {
+    "positions": "rotary",
+    "rotary_dim": 6,
+    "rotary_scaling": "longrope",
+    "rotary_original_length": 5,
+    "rotary_short_factors": (1.0, 1.5, 2.0),
+    "rotary_long_factors": (2.0, 3.0, 5.0),
+}
 LATENTS = {"latent_dim": 5, "rotary_dim": 4}
 CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"hidden_dim": 13}, ["hidden_dim=13", "num_heads=2", "head_dim"]),
@@ -200,11 +219,33 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({**LATENTS, "qk_norm": True}, ["qk_norm=True", "latent_dim=5", "a norm", "leave it out"]),
     (
+        {**LATENTS, "attention_temperature": 0.1},
+        ["attention_temperature=0.1", "0 where latent_dim=5", "two parts", "leave it out"],
+    ),
+    (
         {**LATENTS, "value_residual": True},
         ["value_residual=True", "latent_dim=5", "no values to mix", "leave it out"],
     ),
     ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
     ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),
+    ({"attention": "layer", "attention_sinks": True}, ["attention_sinks=True", "False"]),
+    ({"attention": "layer", "attention_temperature": 0.1}, ["attention_temperature=0.1", "0 "]),
+    (
+        {"attention_chunk": 5, "attention_window": 3},
+        ["attention_chunk=5", "None where attention_window=3", "give one of the two"],
+    ),
+    (
+        {"attention_chunk": 5, "block_overrides": ({}, {"attention_window": 3})},
+        ["block_overrides=({}, {'attention_window': 3})", "attention_chunk=5", "give one of the"],
+    ),
+    (
+        {"qk_norm": True, "qk_norm_heads": "separate", "qk_norm_gain": False},
+        ["qk_norm_gain=False", "True where qk_norm_heads='separate'", "use qk_norm_heads="],
+    ),
+    (
+        {"qk_norm": True, "norm_gain": False, "qk_norm_gain": True},
+        ["qk_norm_gain=True", "False where norm_gain=False", "leave it out"],
+    ),
     (
         {"attention": "layer", "positions": "rotary"},
         ["positions='rotary'", "attention='layer'", "use attention='graph'"],
@@ -388,6 +429,26 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         ["rotary_low_freq_factor=0.0", "above 0", "rotary_scaling='yarn'", "'llama3'"],
     ),
     (
+        {**LONGROPE, "rotary_short_factors": (1.0, 2.0)},
+        ["rotary_short_factors=(1.0, 2.0)", "3 numbers where rotary_scaling='longrope'", "take"],
+    ),
+    (
+        {**LONGROPE, "rotary_long_factors": None},
+        ["rotary_long_factors=None", "3 numbers where rotary_scaling='longrope'", "take them"],
+    ),
+    (
+        {**LONGROPE, "rotary_original_length": 1},
+        ["rotary_original_length=1", "above 1 where rotary_scaling='longrope'", "'linear'"],
+    ),
+    (
+        {**LONGROPE, "attention_window": 5},
+        ["attention_window=5", "None or above rotary_original_length=5", "the cache", "leave"],
+    ),
+    (
+        {**LONGROPE, "attention_chunk": 4},
+        ["attention_chunk=4", "None or above rotary_original_length=5", "the cache", "leave"],
+    ),
+    (
         {"num_experts": 4},
         ["num_active_experts=0", "from 1 to num_experts=4", "give the number of experts"],
     ),
@@ -403,6 +464,10 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {**EXPERTS, "shared_expert_gate": True},
         ["shared_expert_gate=True", "shared_expert_dim=0", "give shared_expert_dim"],
+    ),
+    (
+        {**EXPERTS, "scale_expert_inputs": True, "capacity_factor": 1.5},
+        ["capacity_factor=1.5", "None where scale_expert_inputs=True", "use feedforward_bias=Fa"],
     ),
     (
         {**EXPERTS, "num_expert_groups": 5},

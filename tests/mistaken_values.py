@@ -127,3 +127,29 @@ def mask_of_the_first_sample(wrong):
     scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / D**0.5
     weights = ops.softmax(ops.where(mask, scores, -1e9))
     return keras.Model(x, layers.Dense(CLASSES)(ops.matmul(weights, value)))
+
+
+def pooled_in_a_function(wrong):
+    """A `Lambda` that takes the maximum over features, and not over points."""
+    x = keras.Input((T, 3))
+    y = layers.Conv1D(5, 1, activation="relu")(layers.Conv1D(7, 1, activation="relu")(x))
+    y = layers.Lambda(lambda y: ops.max(y, axis=-1 if wrong else 1))(y)
+    return keras.Model(x, layers.Dense(CLASSES)(y))
+
+
+class Weighting(layers.Layer):
+    """Attention in a layer without weights."""
+
+    def __init__(self, axis, **options):
+        super().__init__(**options)
+        self.axis = axis
+
+    def call(self, query, key, value):
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / D**0.5
+        return ops.matmul(ops.softmax(scores, axis=self.axis), value)
+
+
+def softmax_in_a_layer(wrong):
+    x = keras.Input((T, 3))
+    y = Weighting(1 if wrong else -1)(*(layers.Dense(D)(x) for _ in range(3)))
+    return keras.Model(x, layers.Dense(CLASSES)(y))

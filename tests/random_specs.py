@@ -62,10 +62,12 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "block_skips": draw(shipped("block_skips")),
         "positions": draw(shipped("positions")),
         "feedforward": draw(shipped("feedforward")),
+        "glu_limit": between(0.3, 7),
         "activation": draw(shipped("activation")),
         "feedforward_bias": draw(flag),
         "attention": either("graph", "graph", "graph", "layer"),
         "attention_window": either(None, draw(some)),
+        "attention_chunk": None,
         "attention_bias": draw(flag),
         "scale_embeddings": draw(flag),
         "norm_gain": either(True, True, False),
@@ -83,7 +85,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "initializer": draw(shipped("initializer")),
         "initializer_range": between(0.01, 0.5),
     }
-    squares = values["feedforward"] == "glu" or values["activation"] == "relu_squared"
+    squares = values["feedforward"] != "mlp" or values["activation"] == "relu_squared"
     if values["norm_placement"] == "none" and squares:
         # Without norms, squaring the stream in every block soon overflows float32.
         values |= {"num_layers": 1, "num_encoder_layers": either(None, 1)}
@@ -108,10 +110,18 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         values |= {"num_encoder_layers": either(None, values["num_layers"])}
     if values["attention"] == "layer":  # the Keras layer supports only these
         values["positions"] = either("learned", "sinusoidal", "sinusoidal_concat", "none")
+    if values["attention_window"] is None:
+        values["attention_chunk"] = either(None, draw(some))
     values |= draw(factors(values["merge"], values["norm_placement"]))
     values |= draw(vocabularies(values["kind"]))
     values |= draw(heads(values["positions"], values["attention"]))
-    values |= draw(rotary_values(values["positions"]))
+    gains = (True,) if values["qk_norm_heads"] == "separate" else (False, values["norm_gain"])
+    values["qk_norm_gain"] = either(None, *gains)
+    width = values["head_dim"] or values["hidden_dim"] // values["num_heads"]
+    values |= draw(rotary_values(values["positions"], (values["rotary_dim"] or width) // 2))
+    by_length = values["positions"] == "rotary" and values["rotary_scaling"] == "longrope"
+    if by_length:  # whose cache must not be shorter than the sequence
+        values |= {"attention_window": None, "attention_chunk": None}
     values |= draw(bucket_values(values["positions"], values["kind"]))
     values |= draw(expert_values())
     values["block_overrides"] = draw(overrides(values))
@@ -133,8 +143,10 @@ def distinct_blocks(draw: st.DrawFn, values: dict[str, Any]) -> int | None:
 def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Draw other values of some fields for a pattern of blocks."""
     number = values["num_heads"]
+    by_length = values["positions"] == "rotary" and values["rotary_scaling"] == "longrope"
+    limit = "attention_window" if values["attention_chunk"] is None else "attention_chunk"
     choices: dict[str, st.SearchStrategy[Any]] = {
-        "attention_window": st.none() | st.integers(1, 29),
+        limit: st.none() if by_length else st.none() | st.integers(1, 29),
         "intermediate_dim": st.integers(3, 29),
         "feedforward": shipped("feedforward"),
         "activation": shipped("activation"),
@@ -145,6 +157,8 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
         if not values["value_residual"]:
             choices["num_key_value_heads"] = st.sampled_from(divisors)
         choices["qk_norm"] = st.booleans()
+        choices["attention_sinks"] = st.booleans()
+        choices["attention_temperature"] = st.floats(0, 1)
     if values["positions"] in ("rotary", "alibi", "relative"):
         choices["positions"] = st.sampled_from((values["positions"], "none"))
     if values["positions"] == "rotary":
@@ -214,7 +228,11 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_output_bias": None,
         "attention_scale": None,
         "attention_soft_cap": None,
+        "attention_sinks": False,
+        "attention_temperature": 0.0,
+        "attention_temperature_floor": draw(st.integers(1, 5)),
         "qk_norm": False,
+        "qk_norm_after_rotary": draw(st.booleans()),
         "value_residual": False,
         "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "joint"))),
         "latent_dim": None,
@@ -228,6 +246,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_output_bias": draw(st.none() | st.booleans()),
         "attention_scale": draw(positive),
         "attention_soft_cap": draw(positive),
+        "attention_sinks": draw(st.booleans()),
     }
     if draw(st.integers(0, 3)) == 0:  # latents, whose norms need some channels too
         even = draw(st.integers(1, (width - 1) // 2))
@@ -239,14 +258,16 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         }
     return values | {
         "num_key_value_heads": draw(st.none() | st.sampled_from(divisors)),
+        "attention_temperature": draw(st.just(0.0) | st.floats(0.1, 1)),
         "qk_norm": draw(st.booleans()),
         "value_residual": draw(st.booleans()),
     }
 
 
 @st.composite
-def rotary_values(draw: st.DrawFn, positions: str) -> dict[str, Any]:
+def rotary_values(draw: st.DrawFn, positions: str, pairs: int) -> dict[str, Any]:
     scaling = draw(shipped("rotary_scaling"))
+    factors = st.tuples(*[st.floats(1, 9)] * pairs) if pairs else st.none()
     scales = scaling != "none" or positions != "rotary"
     slow = draw(st.floats(0.1, 2))
     return {
@@ -257,6 +278,9 @@ def rotary_values(draw: st.DrawFn, positions: str) -> dict[str, Any]:
         "rotary_magnitude": draw(st.none() | st.floats(0.5, 2)),
         "rotary_low_freq_factor": slow,
         "rotary_high_freq_factor": slow + draw(st.floats(0.1, 31)),
+        "rotary_whole_pairs": draw(st.booleans()),
+        "rotary_short_factors": draw(factors),
+        "rotary_long_factors": draw(factors),
     }
 
 

@@ -8,9 +8,9 @@ imports neither Keras nor this project, so that the two implementations share no
 * Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture": pre-norm, with a
   norm after the last block.
 * Ainslie et al. 2023, "GQA" (grouped heads); Beltagy et al. 2020, "Longformer" (windows).
-* Su et al. 2021, "RoFormer" (rotary), Chen et al. 2023, Peng et al. 2023, "YaRN", and the Llama 3.1
-  release (its scalings); Press et al. 2022, "Train Short, Test Long" (ALiBi); Raffel et al. 2020
-  (T5's buckets).
+* Su et al. 2021, "RoFormer" (rotary), Chen et al. 2023, Peng et al. 2023, "YaRN", Ding et al. 2024,
+  "LongRoPE", and the Llama 3.1 release (its scalings); Press et al. 2022, "Train Short, Test Long"
+  (ALiBi); Raffel et al. 2020 (T5's buckets).
 * Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; Shazeer 2020, "GLU Variants".
 * Ding et al. 2021, "CogView" (sandwich norm); Black et al. 2022, "GPT-NeoX-20B" (parallel
   sublayers); Wang and Komatsuzaki 2021, GPT-J (one norm for them); OLMo Team 2024, "2 OLMo 2
@@ -25,6 +25,8 @@ imports neither Keras nor this project, so that the two implementations share no
 * DeepSeek-AI 2024, "DeepSeek-V2" (latent attention).
 * Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
+* Meta 2025, Llama 4 (chunks, temperatures, norms of rotated queries and keys, scaled inputs).
+* OpenAI 2025, gpt-oss (sinks of attention, clamped GLU, YaRN without rounding).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
@@ -90,6 +92,8 @@ def fill_derived_fields(spec: Spec) -> dict:
         "attention_soft_cap": None,
         "logit_soft_cap": None,
         "attention_window": None,
+        "attention_chunk": None,
+        "qk_norm_gain": spec["norm_gain"] or spec["qk_norm_heads"] == "separate",
         "distinct_blocks": None,
         "pad_token_id": None,
         "num_active_groups": spec["num_expert_groups"],
@@ -114,8 +118,13 @@ def visible_keys(spec: dict, keys: np.ndarray, causal: bool) -> np.ndarray:
     length = keys.shape[-1]
     ahead = np.arange(length)[None, :] - np.arange(length)[:, None]  # of a key, for each query
     seen = ahead <= 0 if causal else np.ones((length, length), bool)
-    if spec["attention_window"] is not None and (causal or spec["kind"] == "encoder_only"):
+    is_limited = causal or spec["kind"] == "encoder_only"
+    if spec["attention_window"] is not None and is_limited:
         seen = seen & (abs(ahead) < spec["attention_window"])
+    if spec["attention_chunk"] is not None and is_limited:
+        for query, key in np.ndindex(length, length):
+            size = spec["attention_chunk"]
+            seen[query, key] = seen[query, key] and query // size == key // size
     return keys & seen[None]
 
 
@@ -130,6 +139,8 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
         return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
     if name == "gelu_tanh":
         return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    if name == "gelu_sigmoid":
+        return x * sigmoid(1.702 * x)
     raise ValueError(f"the reference has no activation {name!r}")
 
 
@@ -156,6 +167,10 @@ def divide_by_spread(spec: dict, x: np.ndarray) -> np.ndarray:
 
 def normalize_heads(spec: dict, weights: Weights, name: str, heads: np.ndarray) -> np.ndarray:
     """Apply the norm of queries or keys (b, t, n, h)."""
+    if not spec["qk_norm_gain"]:
+        joint = spec["qk_norm_heads"] == "joint"
+        together = heads.reshape(*heads.shape[:2], -1) if joint else heads
+        return divide_by_spread(spec, together).reshape(heads.shape)
     if spec["qk_norm_heads"] == "joint":
         together = heads.reshape(*heads.shape[:2], -1)
         return normalize(spec, weights, name, together).reshape(heads.shape)
@@ -188,17 +203,26 @@ def attention(
 ) -> np.ndarray:
     """Multi-head attention of x (b, t, d) to memory (b, s, d); mask (b, t, s), True = visible.
 
-    Self-attention has a bias (n, t, s), rotates queries and keys if positions are rotary, and
-    appends its values to those of the blocks before it.
+    Self-attention has a bias (n, t, s), rotates queries and keys if positions are rotary, may scale
+    queries by their position, and appends its values to those of the blocks before it.
     """
+    is_self = bias is not None
 
     def project(role: str, inputs: np.ndarray) -> np.ndarray:
         heads = np.einsum("bsd,dnh->bsnh", inputs, weights[f"{name}.{role}.kernel"])
         heads = heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
-        if spec["qk_norm"] and role != "value":
+        has_norm, is_late = spec["qk_norm"] and role != "value", spec["qk_norm_after_rotary"]
+        if has_norm and not is_late:
             heads = normalize_heads(spec, weights, f"{name}.{role}_norm", heads)
-        if spec["positions"] == "rotary" and role != "value" and bias is not None:
+        if spec["positions"] == "rotary" and role != "value" and is_self:
             heads = rotate(spec, heads)
+        if has_norm and is_late:
+            heads = normalize_heads(spec, weights, f"{name}.{role}_norm", heads)
+        if role == "query" and is_self:
+            for p in range(heads.shape[1]):
+                steps = (p + 1) // spec["attention_temperature_floor"]
+                factor = 1.0 + spec["attention_temperature"] * math.log(1.0 + steps)
+                heads[:, p] = heads[:, p] * factor
         return heads
 
     if spec["latent_dim"] is not None:
@@ -220,7 +244,13 @@ def attention(
     scores = soft_cap(scores, spec["attention_soft_cap"])
     scores = scores if bias is None else scores + bias
     scores = np.where(mask[:, None, :, :], scores, -1e30)
-    mixed = np.einsum("bnts,bsnh->btnh", softmax(scores), value)
+    if spec["attention_sinks"]:  # a column more, which has no value
+        sinks = weights[f"{name}.sinks.logits"][None, :, None, None]
+        column = np.broadcast_to(sinks, (*scores.shape[:-1], 1))
+        shares = softmax(np.concatenate([scores, column], axis=-1))[..., :-1]
+    else:
+        shares = softmax(scores)
+    mixed = np.einsum("bnts,bsnh->btnh", shares, value)
     output = np.einsum("btnh,nhd->btd", mixed, weights[f"{name}.output.kernel"])
     return output + weights[f"{name}.output.bias"] if spec["attention_output_bias"] else output
 
@@ -238,6 +268,10 @@ def feedforward(
 
     if spec["feedforward"] == "glu":
         inner = activation(spec["activation"], dense("gate", x)) * dense("up", x)
+    elif spec["feedforward"] == "clamped_glu":
+        limit = spec["glu_limit"]
+        gate, linear = np.minimum(dense("gate", x), limit), dense("up", x).clip(-limit, limit)
+        inner = activation(spec["activation"], gate) * (linear + 1.0)
     elif spec["feedforward"] == "mlp":
         inner = activation(spec["activation"], dense("up", x))
     else:
@@ -272,8 +306,10 @@ def mixture(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarra
         if spec["renormalize_scores"]:
             shares = shares / shares.sum()
         for expert, share in zip(chosen, shares, strict=True):
-            y = feedforward(spec, weights, f"{name}.experts", x[row], expert)
-            output[row] += spec["router_scale"] * share * y
+            share = spec["router_scale"] * share
+            inputs = share * x[row] if spec["scale_expert_inputs"] else x[row]
+            y = feedforward(spec, weights, f"{name}.experts", inputs, expert)
+            output[row] += y if spec["scale_expert_inputs"] else share * y
     if spec["shared_expert_dim"]:
         shared = feedforward(spec, weights, f"{name}.shared_expert", x)
         if spec["shared_expert_gate"]:

@@ -28,7 +28,7 @@ def sinusoidal_concat_positions(length: int, d: int) -> np.ndarray:
     return table
 
 
-def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
+def rotary_frequencies(spec: dict, length: int) -> tuple[list[float], float]:
     """Return the radians per position of every pair of channels, and the factor of the rotation."""
     r, factor, scaling = spec["rotary_dim"], spec["rotary_factor"], spec["rotary_scaling"]
     original = spec["rotary_original_length"]
@@ -54,20 +54,28 @@ def rotary_frequencies(spec: dict) -> tuple[list[float], float]:
                     / (2.0 * math.log(spec["rotary_base"]))
                 )
 
-            low = max(math.floor(dimension(fast)), 0)
-            high = min(math.ceil(dimension(slow)), r - 1)
+            low, high = dimension(fast), dimension(slow)
+            if spec["rotary_whole_pairs"]:
+                low, high = math.floor(low), math.ceil(high)
+            low, high = max(low, 0), min(high, r - 1)
             ramp = min(max((pair - low) / max(high - low, 0.001), 0.0), 1.0)
             frequency = frequency / factor * ramp + frequency * (1.0 - ramp)
+        elif scaling == "longrope":
+            name = "rotary_long_factors" if length > original else "rotary_short_factors"
+            frequency /= spec[name][pair]
         elif scaling != "none":
             raise ValueError(f"the reference has no rotary scaling {scaling!r}")
         found.append(frequency)
-    magnitude = 0.1 * math.log(factor) + 1.0 if scaling == "yarn" else 1.0
+    magnitude = {
+        "yarn": 0.1 * math.log(factor) + 1.0,
+        "longrope": math.sqrt(1.0 + math.log(factor) / math.log(original)),
+    }.get(scaling, 1.0)
     return found, spec["rotary_magnitude"] or magnitude
 
 
 def rotate(spec: dict, x: np.ndarray) -> np.ndarray:
     """Rotate channels i and i + r/2 of heads (b, t, n, h) as points in the plane."""
-    frequencies, magnitude = rotary_frequencies(spec)
+    frequencies, magnitude = rotary_frequencies(spec, x.shape[1])
     half = spec["rotary_dim"] // 2
     output = x.copy()
     for position in range(x.shape[1]):

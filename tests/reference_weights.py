@@ -60,18 +60,20 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.{role}.kernel"] = (d, heads, h)
             if full["attention_bias"]:
                 shapes[f"{name}.{role}.bias"] = (heads, h)
-            if own["qk_norm"] and role != "value":
+            if own["qk_norm"] and own["qk_norm_gain"] and role != "value":
                 if own["qk_norm_heads"] == "separate":
                     shapes[f"{name}.{role}_norm.scale"] = (heads, h)
                 else:
                     norm(f"{name}.{role}_norm", heads * h if own["qk_norm_heads"] == "joint" else h)
+        if own["attention_sinks"]:
+            shapes[f"{name}.sinks.logits"] = (n,)
         shapes[f"{name}.output.kernel"] = (n, full["value_dim"], d)
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name, own["attention_norm"] or not name.endswith("self_attention"))
 
     def projections(name: str, own: dict, width: int, *experts: int) -> None:
-        gate = {"gate": (d, width)} if own["feedforward"] == "glu" else {}
+        gate = {"gate": (d, width)} if own["feedforward"].endswith("glu") else {}
         for role, shape in {**gate, "up": (d, width), "down": (width, d)}.items():
             shapes[f"{name}.{role}.kernel"] = (*experts, *shape)
             if own["feedforward_bias"]:
@@ -215,12 +217,14 @@ def block_parameters(own: dict, attentions: int) -> int:
         "separate": inner + outer,
         "joint": per_channel * (inner + outer),
     }[own["qk_norm_heads"]]
-    head_norms = head_norms if own["qk_norm"] else 0
+    head_norms = head_norms if own["qk_norm"] and own["qk_norm_gain"] else 0
+    sinks = own["num_heads"] if own["attention_sinks"] else 0
     left_out = 0 if own["attention_norm"] else norm
     attn = 2 * d * inner + 2 * d * outer + biases + head_norms
     if own["latent_dim"] is not None:
         attn = latent_parameters(own, per_channel) + own["num_heads"] * own["value_dim"] * d
         attn += d if own["attention_output_bias"] else 0
+    attn += sinks
     sublayers = attentions * attn + feedforward_parameters(own) + (attentions + 1) * each
     return sublayers - left_out + shared
 
@@ -228,7 +232,7 @@ def block_parameters(own: dict, attentions: int) -> int:
 def feedforward_parameters(own: dict) -> int:
     """Return the number of parameters of a feed-forward layer, or of a mixture of experts."""
     d, experts = own["hidden_dim"], own["num_experts"]
-    wide = 2 if own["feedforward"] == "glu" else 1
+    wide = 2 if own["feedforward"].endswith("glu") else 1
 
     def layer(width: int) -> int:
         biases = wide * width + d if own["feedforward_bias"] else 0

@@ -61,6 +61,9 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         changes["head_dim"] = 6  # channels are rotated in pairs
         changes["rotary_dim"] = 4 if spec.rotary_dim < spec.head_dim else None
         changes["rotary_original_length"] = 7
+        pairs = (changes["rotary_dim"] or changes["head_dim"]) // 2
+        for name in ("rotary_short_factors", "rotary_long_factors"):
+            changes[name] = (getattr(spec, name) or ())[:: 48 // pairs] or None
     if spec.latent_dim is not None:
         changes |= {"head_dim": 7, "rotary_dim": 4, "latent_dim": 5, "value_dim": 3}
         changes["query_latent_dim"] = 11 if spec.query_latent_dim else None
@@ -70,6 +73,8 @@ def reduced_variant(name: str, kind: str) -> builders.TransformerSpec:
         changes["num_key_value_heads"] = None
     if spec.attention_window:
         changes["attention_window"] = 3
+    if spec.attention_chunk:
+        changes |= {"attention_chunk": 4, "attention_temperature_floor": 3}
     if spec.num_experts:
         active = min(spec.num_active_experts, 3)
         changes |= {"num_experts": 6, "num_active_experts": active, "expert_dim": 11}

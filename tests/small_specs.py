@@ -28,6 +28,7 @@ def expert_values(draw: st.DrawFn) -> dict[str, Any]:
     active = draw(st.integers(1, in_group * (active_groups or groups)))
     mixes = draw(st.integers(0, 2)) == 0
     shared = draw(st.sampled_from((0, 0, 5, 11)))
+    scales_inputs = draw(flag)
     return {
         "num_experts": groups * in_group * mixes,
         "num_active_experts": active * mixes,
@@ -37,6 +38,7 @@ def expert_values(draw: st.DrawFn) -> dict[str, Any]:
         "router_scores": draw(st.sampled_from(("softmax", "sigmoid"))),
         "router_bias": draw(flag),
         "renormalize_scores": draw(flag),
+        "scale_expert_inputs": scales_inputs,
         "router_scale": draw(st.floats(0.5, 2)),
         "num_expert_groups": groups,
         "num_active_groups": active_groups,
@@ -44,5 +46,6 @@ def expert_values(draw: st.DrawFn) -> dict[str, Any]:
         "router_correction_rate": draw(st.none() | st.floats(0.001, 0.1)),
         "balance_loss": draw(st.sampled_from((0.0, 0.01))),
         "router_z_loss": draw(st.sampled_from((0.0, 0.01))),
-        "capacity_factor": draw(st.none() | st.floats(0.5, 2)),  # in training only
+        # In training only, and where inputs are scaled only without biases.
+        "capacity_factor": None if scales_inputs else draw(st.none() | st.floats(0.5, 2)),
     }

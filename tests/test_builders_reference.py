@@ -64,10 +64,13 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "positions": (*MAIN_FIELDS["positions"], "rotary", "alibi", "relative"),
     "rotary_dim": (4, None),
     "rotary_base": (10_000.0, 13.0),
-    "rotary_scaling": ("none", "linear", "llama3", "yarn"),
+    "rotary_scaling": ("none", "linear", "llama3", "yarn", "longrope"),
     "rotary_factor": (1.0, 3.7),
-    "rotary_original_length": (None, 29),
+    "rotary_original_length": (None, 7),
+    "rotary_short_factors": ((1.0, 1.5),),
+    "rotary_long_factors": ((2.0, 7.0),),
     "rotary_high_freq_factor": (4.0, 1.7),
+    "rotary_whole_pairs": (True, False),
     "rotary_magnitude": (None, 0.8),
     "relative_buckets": (12, 20),
     "relative_max_distance": (13, 17),
@@ -79,13 +82,17 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "attention_norm": (True, False),
     "qk_norm": (False, True),
     "qk_norm_heads": ("shared", "separate", "joint"),
-    "feedforward": ("mlp", "glu"),
+    "qk_norm_gain": (None, False),
+    "qk_norm_after_rotary": (False, True),
+    "feedforward": SHIPPED["feedforward"],
+    "glu_limit": (7.0, 0.5),
     "feedforward_bias": (True, False),
     "attention_output_bias": (None, False, True),
     "attention_scale": (None, 0.7),
     "attention_soft_cap": (None, 1.5),
+    "attention_sinks": (False, True),
     "logit_soft_cap": (None, 2.5),
-    "activation": ("relu", "gelu", "gelu_tanh", "silu", "relu_squared"),
+    "activation": SHIPPED["activation"],
     "attention": ("graph", "layer"),
     "attention_bias": (True, False),
     "num_key_value_heads": (None, 1),
@@ -94,6 +101,9 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "query_latent_dim": (None, 9),
     "value_dim": (None, 3),
     "attention_window": (None, 3),
+    "attention_chunk": (None, 4),
+    "attention_temperature": (0.0, 0.5),
+    "attention_temperature_floor": (8192, 2),
     "block_overrides": PATTERNS,
     "final_norm": (None, True, False),
     "num_encoder_layers": (None, 1),
@@ -120,11 +130,18 @@ UNSUPPORTED_BY_LAYER = (
     "attention_output_bias",
     "attention_scale",
     "attention_soft_cap",
+    "attention_sinks",
+    "attention_temperature",
     "qk_norm",
     "value_residual",
     "latent_dim",
 )
-UNSUPPORTED_BY_LATENTS = ("num_key_value_heads", "qk_norm", "value_residual")
+UNSUPPORTED_BY_LATENTS = (
+    "num_key_value_heads",
+    "qk_norm",
+    "value_residual",
+    "attention_temperature",
+)
 OF_LATENTS = ("query_latent_dim", "value_dim")
 
 HYPER = ("static_hyper_connections", "hyper_connections")
@@ -170,6 +187,17 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
                 return False
     if changes.get("attention") == "layer" and changes.get("positions") in ROTARY_OR_BIAS:
         return False
+    blocks = (changes, *changes.get("block_overrides", ()))
+    has_window = any(own.get("attention_window") for own in blocks)
+    if changes.get("attention_chunk") and has_window:
+        return False
+    by_length = changes.get("rotary_scaling") == "longrope" and kind != "encoder_only"
+    by_length = by_length and changes.get("positions") == "rotary"
+    if by_length and (changes.get("attention_chunk") or has_window):
+        return False
+    separate = changes.get("qk_norm") and changes.get("qk_norm_heads") == "separate"
+    if separate and changes.get("qk_norm_gain") is False:
+        return False
     of_latents = [name for name in OF_LATENTS if changes.get(name)]
     if of_latents and changes.get("latent_dim", 6) is None:
         return False
@@ -208,6 +236,10 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
     if changes.get("scale_embeddings") and changes.get("embedding_scale"):
         return False
     if changes.get("scale_logits") and changes.get("logit_scale"):
+        return False
+    cubes = changes.get("feedforward", "mlp") != "mlp"
+    cubes = cubes and changes.get("activation") == "relu_squared"
+    if cubes and changes.get("norm_placement") == "none":  # the stream, which overflows float32
         return False
     if changes.get("norm_offset") and not changes.get("norm_gain", True):
         return False

@@ -240,7 +240,8 @@ def test_a_token_takes_two_flops_per_matrix_parameter_and_more_per_key(name: str
     """
     spec = builders.variant(name, kind="decoder_only", attention_bias=False, feedforward_bias=False)
     spec = spec.replace(attention_output_bias=False, logit_bias=False, attention="graph")
-    spec = spec.replace(distinct_blocks=None, router_correction_rate=None)
+    spec = spec.replace(distinct_blocks=None, router_bias=False, attention_sinks=False)
+    spec = spec.replace(router_correction_rate=None)
     parameters = builders.count_parameters(spec, active=True)
     weights = parameters.attention + parameters["feedforward"]
     d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size

@@ -127,7 +127,9 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
     """Return whether a key that is used determines something, given the other keys."""
     if key in ("bos_token_id", "eos_token_id"):
         return config.get("pad_token_id") is not None
-    if key == "original_max_position_embeddings":  # of scalings, which these cases do not have
+    if key == "original_max_position_embeddings":
+        return config["rope_scaling"] is not None
+    if key in ("interleave_moe_layer_step", "no_rope_layer_interval"):  # in place of a list
         return False
     if key in PERIODS and (config.get("layer_types") or config.get("no_rope_layers")):
         return False
@@ -212,7 +214,7 @@ def test_windows_follow_from_the_first_block_that_has_them() -> None:
             {"rope_type": "yarn", "factor": 4.0, "attention_factor": -1.0},
             "rotary_magnitude=-1.0: must be a positive number",
         ),
-        ({"rope_type": "yarn", "factor": 4.0, "truncate": False}, "truncate=False"),
+        ({"rope_type": "yarn", "factor": 4.0, "truncate": 0}, "rotary_whole_pairs=0: must be True"),
         ({"rope_type": "yarn"}, "no factor"),
         ({"rope_theta": 3.0, "rope_type": "default"}, "rope_theta=10000.0 and 3.0"),
         ([1, 2], "cannot be read"),
@@ -223,13 +225,57 @@ def test_other_rotary_positions_are_refused(scaling: Any, message: str) -> None:
         spec_of({**config_of("llama"), "rope_scaling": scaling})
 
 
-def test_the_original_length_of_phi3_has_one_value() -> None:
-    config = config_of("phi3")
-    scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 11}
-    given = {**config, "rope_scaling": scaling, "original_max_position_embeddings": 11}
-    assert spec_of(given).rotary_original_length == 11
-    with pytest.raises(ValueError, match="original_max_position_embeddings=13: must be that of"):
-        spec_of({**given, "original_max_position_embeddings": 13})
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"original_max_position_embeddings": 11}, "embeddings=13 and, in rope_scaling, 11"),
+        ({"factor": 2.0}, "factor=2.0: must be 2.84615, which follows from max_pos"),
+        ({"attention_factor": 1.0}, r"attention_factor=1.0: must be 1.1865, which follows"),
+        ({"short_factor": [1.0]}, r"rotary_short_factors=\(1.0,\): must be 2 numbers"),
+        ({"long_factor": None}, "rotary_long_factors=None: must be 2 numbers"),
+        ({"short_mscale": 1.1}, "short_mscale=1.1, of unknown meaning"),
+        ({"type": "yarn"}, "rope_type='yarn': no scaling of phi3; allowed: default, longrope, su"),
+    ],
+)
+def test_other_rotary_positions_of_phi3_are_refused(scaling: dict[str, Any], message: str) -> None:
+    config = config_of("phi3_longrope")
+    given = config["rope_scaling"]
+    assert spec_of({**config, "rope_scaling": {**given, "type": "su"}}) == spec_of(config)
+    with pytest.raises(ValueError, match=message):
+        spec_of({**config, "rope_scaling": {**given, **scaling}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"no_rope_layers": [1, 1, 0]}, r"no_rope_layers=\[1, 1, 0\]: must be a list of 0 or 1"),
+        ({"moe_layers": [4]}, r"moe_layers=\[4\]: must be a list of some of 4 blocks"),
+        ({"layer_types": ["sliding_attention"] * 4}, "layer_types has 'sliding_attention'"),
+        ({"attention_chunk_size": None}, "attention_chunk_size is null"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "'linear': must be 'default'"),
+    ],
+)
+def test_other_blocks_of_llama4_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spec_of({**config_of("llama4_text"), **keys})
+
+
+def test_blocks_of_llama4_follow_from_intervals_where_there_are_no_lists() -> None:
+    config = config_of("llama4_text")
+    short = {k: v for k, v in config.items() if k not in ("moe_layers", "no_rope_layers")}
+    assert spec_of(short) == spec_of(config)
+    spec = spec_of({**short, "interleave_moe_layer_step": 2, "no_rope_layer_interval": 2})
+    assert [block.num_experts for block in spec.blocks("decoder")] == [0, 5, 0, 5]
+    assert [block.positions for block in spec.blocks("decoder")] == ["rotary", "none"] * 2
+    dense = spec_of({**config, "moe_layers": [], "attn_temperature_tuning": False})
+    assert dense.num_experts == 0
+    assert not any(block.attention_temperature for block in dense.blocks("decoder"))
+
+
+def test_gpt_oss_needs_its_rotary_settings() -> None:
+    config = {k: v for k, v in config_of("gpt_oss").items() if k != "rope_scaling"}
+    with pytest.raises(ValueError, match="rope_scaling is missing, for which versions of transf"):
+        spec_of(config)
 
 
 def test_rotary_settings_may_be_written_at_their_defaults() -> None:
@@ -267,6 +313,9 @@ def test_a_padding_token_that_ends_texts_is_not_masked() -> None:
         ("llama2_7b", "llama", {}),
         ("gemma2_2b", "gemma2", {}),
         ("pythia_70m", "gpt_neox", {}),
+        ("gpt_oss_20b", "gpt_oss", {}),
+        ("llama_4_scout", "llama4_text", {}),
+        ("phi_3_5_mini", "phi3_longrope", {}),
     ],
 )
 def test_a_variant_of_the_registry_is_wired_as_its_family(

@@ -202,6 +202,25 @@ def test_batch_statistics_leak_in_training_only():
     assert "causal" in verdicts(model, "causality")
 
 
+class OtherInTraining(layers.Layer):
+    def call(self, x, training=None):
+        return 2 * x if training else x
+
+
+def dropped_in_the_order_of_values(x):
+    """A dropout of rows (b t, d) that are sorted, as those of a mixture of experts."""
+    rows = ops.reshape(x, (-1, WIDTH))
+    order = ops.argsort(rows[:, 0])
+    dropped = layers.Dropout(0.5)(ops.take(rows, order, axis=0))
+    return ops.reshape(ops.take(dropped, ops.argsort(order), axis=0), (-1, 11, WIDTH))
+
+
+def test_noise_that_is_drawn_in_another_order_is_no_leak():
+    model = tagger(OtherInTraining(), causal, dropped_in_the_order_of_values, length=11)
+    assert not found(model, "causality")
+    assert verdicts(model, "causality") == ["causal"]
+
+
 def translator(decoder, cross=attended):
     source, target = ids("source"), ids("target")
     memory = attended(embedded(source))

@@ -13,8 +13,10 @@ from mistaken_values import (
     last_row_for_all,
     mask_of_the_first_sample,
     mean_of_squares,
+    pooled_in_a_function,
     power_of_the_variance,
     rotated_apart,
+    softmax_in_a_layer,
     stopped_inside,
 )
 from model_bricks import T
@@ -79,3 +81,12 @@ def test_a_model_that_does_not_run_is_not_said_to_be_fine():
     with pytest.warns(UserWarning, match="no numbers please"):
         text = " ".join(plots.diagnosis_text(model).split())
     assert "which failed: RuntimeError: no numbers please." in text
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [(pooled_in_a_function, "summary over features"), (softmax_in_a_layer, "softmax over axis 1")],
+)
+def test_rules_look_into_functions(build, words):
+    assert [note for note in plots.findings(build(True)) if re.search(words, note.text)]
+    assert not plots.findings(build(False))

@@ -15,7 +15,7 @@ from small_specs import expert_values, spec_of
 from builders import TransformerSpec
 from builders.spec import fields_by_group
 
-ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu_squared")
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "gelu_sigmoid", "silu", "relu_squared")
 POSITIONS = ("learned", "sinusoidal", "sinusoidal_concat", "alibi", "relative", "none")
 SCALINGS = ("linear", "llama3", "yarn")
 PLACEMENTS = ("post", "pre", "output", "sandwich", "parallel", "parallel_shared_norm", "none")
@@ -44,14 +44,16 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
     # rotary_dim is derived from head_dim, which must then be even.
     positions = (*POSITIONS, "rotary") if width % 2 == 0 else POSITIONS
     num_layers = draw(size)
-    changes = {"attention_window": st.none() | size, "intermediate_dim": size}
+    changes = {"attention_window": st.none(), "intermediate_dim": size}
     overrides = st.fixed_dictionaries({}, optional=changes)
     positive = st.none() | st.floats(1e-3, 1e3)
+    factors = st.none() | st.tuples(st.floats(1, 1e3), st.integers(1, 99))
     kind = draw(st.sampled_from(("decoder_only", "encoder_decoder", "encoder_only")))
     is_encoder = kind == "encoder_only"
     scale_embeddings, scale_logits, norm_gain = (draw(st.booleans()) for _ in range(3))
     merge = draw(st.sampled_from(MERGES))
     norm_placement = draw(st.sampled_from(PLACEMENTS))
+    attention_window = draw(st.none() | size)
     reads_norm = norm_placement not in ("post", "output", "none")
     factor = st.floats(0, 1e3)
     share_embeddings = kind == "encoder_decoder" and draw(st.booleans())
@@ -93,8 +95,14 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "norm_bias": draw(st.none() | st.booleans()) if norm == "layer" else None,
         "norm_offset": norm == "rms" and norm_gain and draw(st.booleans()),
         "embedding_norm": draw(st.booleans()),
+        "attention_sinks": draw(st.booleans()),
+        "attention_temperature": 0.0 if latents else draw(st.floats(0, 1e3)),
+        "attention_temperature_floor": draw(size),
+        "qk_norm_gain": None,
+        "qk_norm_after_rotary": draw(st.booleans()),
         "qk_norm": not latents and draw(st.booleans()),
-        "feedforward": draw(st.sampled_from(("mlp", "glu"))),
+        "feedforward": draw(st.sampled_from(("mlp", "glu", "clamped_glu"))),
+        "glu_limit": draw(st.floats(1e-3, 1e3)),
         "feedforward_bias": draw(st.booleans()),
         "attention_output_bias": draw(st.none() | st.booleans()),
         "attention_scale": draw(positive),
@@ -116,11 +124,15 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "rotary_original_length": draw(st.none() | size),
         "rotary_low_freq_factor": draw(st.floats(0, 2, exclude_min=True)),
         "rotary_high_freq_factor": draw(st.floats(2.5, 64)),
+        "rotary_whole_pairs": draw(st.booleans()),
+        "rotary_short_factors": draw(factors),
+        "rotary_long_factors": draw(factors),
         "relative_buckets": 4 * draw(st.integers(1, 9)),
         "relative_max_distance": draw(st.integers(19, 997)),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
         "attention": "graph",
-        "attention_window": draw(st.none() | size),
+        "attention_window": attention_window,
+        "attention_chunk": None if attention_window else draw(st.none() | size),
         "attention_bias": draw(st.booleans()),
         "scale_embeddings": scale_embeddings,
         "embedding_scale": None if scale_embeddings else draw(positive),

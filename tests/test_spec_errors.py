@@ -20,7 +20,15 @@ from mistaken_specs import (
 )
 from small_specs import SIZES, spec_of
 
-from builders import TransformerSpec, components, fields, spec_checks, spec_fields
+from builders import (
+    TransformerSpec,
+    components,
+    expert_fields,
+    fields,
+    position_checks,
+    spec_checks,
+    spec_fields,
+)
 from builders import spec as spec_module
 
 
@@ -46,6 +54,7 @@ def test_every_field_has_a_bad_value() -> None:
 WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "int": (-1, -1.0, True, False, 2.0, 2.5, math.nan, math.inf, "2", [2]),
     "float": (-0.5, True, False, math.nan, math.inf, -math.inf, "0.5", [0.5]),
+    "tuple[float, ...]": (0, True, "1", {}, (), [0.0], (math.nan,), ("1",), (1.0, None)),
     "tuple[Mapping[str, Any], ...]": (0, True, "none", {}, [1], ({1: 2},), ({}, None)),
     "bool": (0, 1, 1.0, math.nan, "True", "no", [True]),
     "str": (0, True, math.nan, "", "nonsense", ["none"]),
@@ -114,7 +123,9 @@ def own_feedforward(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_experts_of_a_registered_form_are_rejected(own_feedforward: dict[str, Any]) -> None:
     assert spec_of(**own_feedforward).feedforward == "own"
-    with pytest.raises(ValueError, match="feedforward='own': must be mlp or glu where num_exp"):
+    with pytest.raises(
+        ValueError, match="feedforward='own': must be mlp or glu or clamped_glu where"
+    ):
         spec_of(**own_feedforward, **EXPERTS)
 
 
@@ -153,7 +164,9 @@ def test_invalid_json_is_rejected(text: str, words: str) -> None:
 SPEC_FILES = (
     spec_module.__file__,
     spec_checks.__file__,
+    position_checks.__file__,
     spec_fields.__file__,
+    expert_fields.__file__,
     fields.__file__,
 )
 
@@ -163,7 +176,7 @@ def lines_that_raise() -> list[tuple[str, int, int]]:
     lines = []
     for file in SPEC_FILES:
         tree = ast.parse(Path(file).read_text("utf-8"))
-        ignored = ("_require", "check_length")  # the second is about sequences, not specs
+        ignored = ("check_length",)  # about sequences, not specs
         tree.body = [node for node in tree.body if getattr(node, "name", "") not in ignored]
         lines += [
             (file, node.lineno, node.end_lineno or node.lineno)
@@ -175,13 +188,13 @@ def lines_that_raise() -> list[tuple[str, int, int]]:
 
 
 def line_that_raised(make: Callable[[], Any]) -> tuple[str, int]:
-    """Return the (file, line) of an error, outside `_require`."""
+    """Return the (file, line) of an error, outside `require`."""
     with pytest.raises(ValueError) as error:  # noqa: PT011
         make()
     frames = [
         frame
         for frame in traceback.extract_tb(error.value.__traceback__)
-        if frame.filename in SPEC_FILES and frame.name != "_require"
+        if frame.filename in SPEC_FILES
     ]
     return frames[-1].filename, frames[-1].lineno or 0
 

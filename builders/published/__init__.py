@@ -10,6 +10,8 @@ from builders.published import (  # noqa: F401  isort: skip - in order
     gemma,
     qwen,
     experts,
+    gpt_oss,
+    llama4,
     deepseek,
     phi,
     olmo,

@@ -244,9 +244,9 @@ def _pairs_of_weights(
         place = layers[re.sub(r"block_\d+", "block_{i}", layer.name)]
         path = place.path if isinstance(place, Part) else place
         of_task = path.startswith("masked_lm_head")
-        path = ("" if of_task else prefix) + path.format(i=number and number[1])
-        found = _attribute(root, path)
-        theirs = getattr(found, "weights", [found])
+        path = path.format(i=number and number[1])
+        found = [_attribute(root, ("" if of_task else prefix) + part) for part in path.split()]
+        theirs = [weight for part in found for weight in getattr(part, "weights", [part])]
         if len(theirs) != len(layer.weights):
             raise ValueError(
                 f"{path} has {len(theirs)} weights ({', '.join(x.name for x in theirs)}), expected "

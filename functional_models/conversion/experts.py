@@ -1,4 +1,4 @@
-"""Decoders with mixtures of experts: Mixtral, Qwen1.5-MoE and Qwen3-MoE."""
+"""Decoders with mixtures of experts: Mixtral, Qwen1.5-MoE, Qwen3-MoE and gpt-oss."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from builders import TransformerSpec
 from functional_models.conversion import forms
-from functional_models.conversion.family import NO_DROPOUT, Family, Part, Rule, unpadded
+from functional_models.conversion.family import NO_DROPOUT, Config, Family, Part, Rule, unpadded
 from functional_models.conversion.llama import (
     GROUPED_SIZES,
     SILU,
@@ -78,6 +79,58 @@ def _qwen_layers(prefix: str) -> dict[str, str | Part]:
     }
 
 
+# gpt-oss ----------------------------------------------------------------------------------------
+
+
+# In the backbone every second block has the window, which the first has in the released model, and
+# in which a query attends to itself and to as many keys before it.
+def _read_gpt_oss_window(config: Config) -> dict[str, Any]:
+    window = config["sliding_window"]
+    if not window or window < 0:
+        return {}
+    pattern: tuple[dict[str, Any], ...] = ({"attention_window": None}, {})
+    return {"attention_window": window + 1, "block_overrides": pattern[: config["num_layers"]]}
+
+
+def _write_gpt_oss_window(spec: TransformerSpec) -> dict[str, Any]:
+    window = spec.attention_window
+    return {"sliding_window": None if window is None else window - 1}
+
+
+_GPT_OSS_WINDOW = Rule(("sliding_window",), _read_gpt_oss_window, _write_gpt_oss_window)
+
+
+def _even(kernels: np.ndarray) -> np.ndarray:
+    return kernels[..., ::2]
+
+
+def _odd(kernels: np.ndarray) -> np.ndarray:
+    return kernels[..., 1::2]
+
+
+def _gpt_oss_layers() -> dict[str, str | Part]:
+    ours, theirs = "decoder.block_{i}", "transformer_layers.{i}"
+    norms = ("input_layernorm", "post_attention_layernorm")
+    experts = f"{theirs}.sparse_moe_block.experts"
+    both = f"{experts}.gate_up_proj {experts}.gate_up_proj_bias"
+    return {
+        **llama_layers("self_attention_layer", norms, prefix=""),
+        f"{ours}.self_attention.sinks": f"{theirs}.self_attention_layer.sinks",
+        f"{ours}.feedforward.router": f"{theirs}.sparse_moe_block.router.router_dense",
+        f"{ours}.feedforward.experts.gate": Part(both, _even),
+        f"{ours}.feedforward.experts.up": Part(both, _odd),
+        f"{ours}.feedforward.experts.down": f"{experts}.down_proj {experts}.down_proj_bias",
+    }
+
+
+_GPT_OSS: dict[str, Any] = {
+    **forms.GPT_OSS,
+    "rotary_scaling": "yarn",
+    "rotary_original_length": 4096,
+    "rotary_high_freq_factor": 32.0,
+    "rotary_whole_pairs": False,
+}
+
 _EVERYWHERE: dict[str, Any] = {**NO_DROPOUT, "decoder_sparse_step": 1, "mlp_only_layers": []}
 
 FAMILIES: tuple[Family, ...] = (
@@ -112,5 +165,19 @@ FAMILIES: tuple[Family, ...] = (
         (linear_scaling("rope_scaling_factor"),),
         required=_EVERYWHERE,
         defaults=unpadded(40_960),
+    ),
+    Family(
+        "GptOssBackbone",
+        _GPT_OSS,
+        {
+            **{entry: name for entry, name in GROUPED_SIZES.items() if entry != "intermediate_dim"},
+            **_SHARED,
+            "head_dim": "head_dim",
+            "rope_scaling_factor": "rotary_factor",
+        },
+        _gpt_oss_layers(),
+        (_EXPERT_WIDTH, _GPT_OSS_WINDOW),
+        required={**NO_DROPOUT, "output_router_logits": False},
+        defaults=unpadded(131_072),
     ),
 )

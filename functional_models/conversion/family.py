@@ -39,7 +39,7 @@ class Part:
     """A weight that is part of a weight of the backbone.
 
     Attributes:
-        path: path of the backbone's layer.
+        path: path of the backbone's layer, or of its variables.
         view: returns the part of the backbone's array, as a view.
     """
 
@@ -55,8 +55,8 @@ class Family:
         backbone: class name in `keras_hub.models`.
         constants: spec fields that are constant in the family.
         fields: configuration entry -> spec field with the same value.
-        layers: layer of a model here -> attribute of the backbone, which is a layer or a variable;
-            `{i}` is the number of a block.
+        layers: layer of a model here -> attribute of the backbone, which is a layer or a variable,
+            or several of them, after spaces; `{i}` is the number of a block.
         rules: conversions of all other entries.
         required: entries that must have this value for the family.
         ignored: entries that this version of KerasHub ignores: the value that it assumes, and the

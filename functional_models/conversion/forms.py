@@ -22,6 +22,16 @@ LLAMA: Fields = {
     "attention_bias": False,
 }
 
+GPT_OSS: Fields = {
+    **LLAMA,
+    "attention_bias": True,
+    "attention_sinks": True,
+    "feedforward": "clamped_glu",
+    "activation": "gelu_sigmoid",
+    "feedforward_bias": True,
+    "router_bias": True,
+}
+
 QWEN: Fields = {**LLAMA, "attention_bias": True, "attention_output_bias": False}
 
 GEMMA: Fields = {**LLAMA, "norm_offset": True, "scale_embeddings": True}

@@ -68,6 +68,31 @@ def _write_llama_scaling(spec: TransformerSpec) -> dict[str, Any]:
 
 _LLAMA_SCALING = Rule(tuple(_LLAMA3_ENTRIES), _read_llama_scaling, _write_llama_scaling)
 
+_LONGROPE_ENTRIES = {
+    "rope_scaling_short_factor": "rotary_short_factors",
+    "rope_scaling_long_factor": "rotary_long_factors",
+}
+
+
+def _read_longrope(config: Config) -> dict[str, Any]:
+    if config["rope_scaling_type"] is None:
+        return {}
+    factor = config["max_sequence_length"] / config["pretraining_sequence_length"]
+    given = {name: config[entry] for entry, name in _LONGROPE_ENTRIES.items()}
+    return {"rotary_scaling": "longrope", "rotary_factor": max(factor, 1.0), **given}
+
+
+def _write_longrope(spec: TransformerSpec) -> dict[str, Any]:
+    is_longrope = spec.rotary_scaling == "longrope"
+    factors = {entry: getattr(spec, name) for entry, name in _LONGROPE_ENTRIES.items()}
+    return {
+        "rope_scaling_type": "su" if is_longrope else None,
+        **{entry: list(value) if value else None for entry, value in factors.items()},
+    }
+
+
+_LONGROPE = Rule(("rope_scaling_type", *_LONGROPE_ENTRIES), _read_longrope, _write_longrope)
+
 WINDOW = Rule(
     ("use_sliding_window_attention", "sliding_window_size"),
     lambda config: {
@@ -198,12 +223,8 @@ FAMILIES: tuple[Family, ...] = (
         llama_layers(
             "attention", ("pre_attention_layernorm", "post_attention_layernorm"), prefix=""
         ),
-        required={
-            **NO_DROPOUT,
-            "rope_scaling_type": None,
-            "rope_scaling_short_factor": None,
-            "rope_scaling_long_factor": None,
-        },
+        (_LONGROPE,),
+        required=NO_DROPOUT,
         defaults={"pad_token_id": None},
     ),
     Family(

@@ -10,7 +10,8 @@ from typing import Any
 
 import builders
 from builders.errors import unknown_name
-from builders.spec_fields import Experts, Regularization
+from builders.expert_fields import Experts
+from builders.spec_fields import Regularization
 from functional_models.conversion import bert, experts, gemma3, gpt, llama, smollm, t5
 from functional_models.conversion.family import Family
 
@@ -37,7 +38,15 @@ _NOT_COMPARED = {
     "mask_target_padding",
 }
 _OF_GROUPS = ("num_expert_groups", "num_active_groups", "group_score_experts")
-_BY_LENGTH = ("rotary_original_length", "rotary_low_freq_factor", "rotary_high_freq_factor")
+_OF_SCALINGS = {
+    "rotary_original_length": ("llama3", "yarn", "longrope"),
+    "rotary_low_freq_factor": ("llama3", "yarn"),
+    "rotary_high_freq_factor": ("llama3", "yarn"),
+    "rotary_whole_pairs": ("yarn",),
+    "rotary_short_factors": ("longrope",),
+    "rotary_long_factors": ("longrope",),
+}
+"""Fields of rotary positions, and the scalings that ship and depend on them."""
 
 
 def family_of(backbone: Any) -> tuple[Family, dict[str, Any]]:
@@ -166,16 +175,24 @@ def _matters(spec: builders.TransformerSpec, name: str) -> bool:
     """Return whether outputs depend on a field, given the other fields of the spec."""
     if name in _NOT_COMPARED:
         return False
+    blocks = [block for stack in spec.stacks for block in spec.blocks(stack)]
     if name.startswith(("rotary_", "relative_")):
         if not name.startswith(spec.positions):
             return False
-        return name not in _BY_LENGTH or spec.rotary_scaling not in ("none", "linear")
+        scaling = spec.rotary_scaling
+        return scaling in _OF_SCALINGS.get(name, (scaling,))
+    if name.startswith("qk_norm_"):
+        return any(block.qk_norm for block in blocks)
+    if name == "attention_temperature_floor":
+        return any(block.attention_temperature for block in blocks)
+    if name == "glu_limit":
+        return spec.feedforward == "clamped_glu"
     if name in Experts.__annotations__ and not spec.num_experts:
         return name == "num_experts"
     if name in _OF_GROUPS:
         return spec.num_active_groups < spec.num_expert_groups
     if name == "intermediate_dim":  # experts have another
-        return not spec.num_experts
+        return not all(block.num_experts for block in blocks)
     if name in ("source_vocabulary_size", "num_encoder_layers"):
         return spec.kind == "encoder_decoder"
     if spec.kind == "encoder_only" and name in ("tie_embeddings", "logit_bias", "scale_logits"):

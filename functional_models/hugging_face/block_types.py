@@ -7,6 +7,7 @@ of a spec.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from builders import TransformerSpec
@@ -182,19 +183,19 @@ def rotary_by_type(
             )
         name, own = f"rope_parameters of {kind}", dict(parameters.get(kind) or {})
         base = own.pop("rope_theta", None)
-        fields = _of_type(config, name, own, keys[kind], bases[kind] if base is None else base)
+        found = _of_type(config, name, own, keys[kind], bases[kind] if base is None else base)
         if base is not None and config[keys[kind]] not in (None, base):
             raise ValueError(f"{keys[kind]}={config[keys[kind]]!r}, and {name} have {base!r}")
-        if scaling is not None and fields != of_type({**config, "rope_parameters": None}, kind):
+        if scaling is not None and found != of_type({**config, "rope_parameters": None}, kind):
             raise ValueError(f"rope_scaling={scaling!r}, and {name} differ: remove one of them")
-        return fields
+        return found
 
     def read(config: Config) -> dict[str, Any]:
         own = {kind: of_type(config, kind) for kind in dict.fromkeys(types(config))}
-        names = {name for fields in own.values() for name in fields}
+        names = {name for found in own.values() for name in found}
         filled = {
-            kind: {name: fields.get(name, _UNSCALED.get(name)) for name in names}
-            for kind, fields in own.items()
+            kind: {name: found.get(name, _PLAIN[name]) for name in names}
+            for kind, found in own.items()
         }
         return {BLOCKS: [filled[kind] for kind in types(config)]}
 
@@ -216,8 +217,8 @@ def rotary_by_type(
     return Rule((), read, write, (*keys.values(), "rope_scaling", "rope_parameters"))
 
 
-_UNSCALED = {"rotary_factor": 1.0, "rotary_low_freq_factor": 1.0, "rotary_high_freq_factor": 4.0}
-"""Fields of blocks without scaling, where other blocks have one."""
+_PLAIN: Mapping[str, Any] = {field.name: field.default for field in fields(TransformerSpec)}
+"""Values of fields of blocks without a scaling, where other blocks have one."""
 
 
 def _of_type(

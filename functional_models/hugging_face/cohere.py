@@ -7,7 +7,7 @@ from typing import Any
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
 from functional_models.hugging_face.block_types import every, positions_in_windows, windows
-from functional_models.hugging_face.falcon import pairs_apart
+from functional_models.hugging_face.falcon import halves
 from functional_models.hugging_face.family import Family, Layers, Place
 from functional_models.hugging_face.llama import (
     BLOCK,
@@ -31,10 +31,10 @@ def _layers() -> Layers:
     for role in ("query", "key"):
         name = f"{_ATTENTION}.{role[0]}"
         found[f"{BLOCK}.self_attention.{role}"] = Place(
-            f"{name}_proj.weight", f"{name}_proj.bias", pairs_apart
+            f"{name}_proj.weight", f"{name}_proj.bias", halves
         )
         found[f"{BLOCK}.self_attention.{role}_norm"] = Place(
-            f"{name}_norm.weight", part=pairs_apart, by_head=True
+            f"{name}_norm.weight", part=halves, by_head=True
         )
     return found
 

@@ -227,13 +227,15 @@ def _stored(
         if np.any(value):
             raise ValueError(f"there is no place for the bias of {layer}")
         return
-    array = _outputs_first(layer, variable.name, value)
+    array = np.moveaxis(value, -1, 0)
+    if not place.of_experts:
+        array = _outputs_first(layer, variable.name, value)
     if place.by_head:
         array = array.reshape(-1)
     if name == "final_logits_bias":  # a row
         array = array[None]
-    if variable.name == "kernel" and place.inputs_first and place.part is None:
-        array = array.T
+    if place.part is None:
+        array = _as_stored(array, place)
     yield name.format(i=number and number[1]), array, place
 
 
@@ -266,6 +268,11 @@ def _outputs_first(layer: str, kind: str, value: np.ndarray) -> np.ndarray:
     return value.T
 
 
+def _as_stored(array: np.ndarray, place: Place) -> np.ndarray:
+    """Return a weight, outputs first, with its outputs where a place has them."""
+    return np.moveaxis(array, 0, -1) if place.inputs_first and array.ndim > 1 else array
+
+
 def _joined(parts: list[tuple[Place, np.ndarray]], spec: TransformerSpec) -> np.ndarray:
     """Return the tensor that has parts at their rows; rows of no part are zero."""
     least = sum(len(array) for _, array in parts)
@@ -281,7 +288,7 @@ def _joined(parts: list[tuple[Place, np.ndarray]], spec: TransformerSpec) -> np.
         whole[own] = array
     if place.by_head:
         return whole.reshape(-1, spec.head_dim)
-    return whole.T if place.inputs_first and whole.ndim == 2 else whole
+    return _as_stored(whole, place)
 
 
 def _write_weights(path: Path, tensors: Arrays) -> None:

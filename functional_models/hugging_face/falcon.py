@@ -162,7 +162,7 @@ _FALCON = Family(
 # GPT-J and Phi ----------------------------------------------------------------------------------
 
 
-def pairs_apart(array: np.ndarray, spec: TransformerSpec) -> np.ndarray:
+def halves(array: np.ndarray, spec: TransformerSpec) -> np.ndarray:
     """Return queries or keys whose pairs of rotated channels are r/2 apart, not side by side."""
     rotated = np.arange(spec.rotary_dim)
     order = [*rotated[::2], *rotated[1::2], *range(spec.rotary_dim, spec.head_dim)]
@@ -207,8 +207,8 @@ _GPTJ = Family(
     layers={
         "decoder.token_embedding": "wte",
         f"{_BLOCK}.norm": f"{_H}.ln_1",
-        f"{_BLOCK}.self_attention.query": Place(f"{_H}.attn.q_proj.weight", part=pairs_apart),
-        f"{_BLOCK}.self_attention.key": Place(f"{_H}.attn.k_proj.weight", part=pairs_apart),
+        f"{_BLOCK}.self_attention.query": Place(f"{_H}.attn.q_proj.weight", part=halves),
+        f"{_BLOCK}.self_attention.key": Place(f"{_H}.attn.k_proj.weight", part=halves),
         f"{_BLOCK}.self_attention.value": f"{_H}.attn.v_proj",
         f"{_BLOCK}.self_attention.output": f"{_H}.attn.out_proj",
         f"{_BLOCK}.feedforward.up": f"{_H}.mlp.fc_in",

@@ -33,6 +33,8 @@ class Place:
         part: returns the part of both that is the layer's, outputs first; `None`: all.
         inputs_first: whether a kernel is stored as (inputs, outputs), and not transposed as by
             `torch.nn.Linear`.
+        of_experts: whether kernels and biases are those of all experts of a mixture, (e, inputs,
+            outputs) and (e, outputs) with `inputs_first`.
     """
 
     weight: str
@@ -40,6 +42,7 @@ class Place:
     part: Callable[[np.ndarray, TransformerSpec], np.ndarray] | None = None
     inputs_first: bool = False
     by_head: bool = False
+    of_experts: bool = False
 
 
 @dataclass(frozen=True)

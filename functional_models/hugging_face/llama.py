@@ -1,13 +1,10 @@
-"""Llama and similar families: Mistral, Qwen, Phi-3, StableLM and StarCoder 2."""
+"""Llama and similar families: Mistral, Qwen, StableLM and StarCoder 2."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
 from functional_models.hugging_face import rules
@@ -104,56 +101,6 @@ _QWEN_WINDOWS = Rule(
     optional=("layer_types",),
 )
 
-# Phi-3 ------------------------------------------------------------------------------------------
-
-
-def row_parts(*names: str) -> Any:
-    """Return the function that returns the last named of parts of the rows, of their sizes."""
-
-    def part(array: np.ndarray, spec: TransformerSpec) -> np.ndarray:
-        query, key = (n * spec.head_dim for n in (spec.num_heads, spec.num_key_value_heads))
-        sizes = {"query": query, "key": key, "value": key}
-        sizes |= {"gate": spec.intermediate_dim, "up": spec.intermediate_dim}
-        first = sum(sizes[name] for name in names[:-1])
-        if names[-1] in ("value", "up") and len(array) != first + sizes[names[-1]]:
-            raise ValueError("another number of rows")
-        return array[first : first + sizes[names[-1]]]
-
-    return part
-
-
-def _fused(name: str, *parts: str) -> Place:
-    return Place(f"{THEIRS}.{name}.weight", f"{THEIRS}.{name}.bias", row_parts(*parts))
-
-
-def _phi3_length(config: Config) -> dict[str, Any]:
-    """Versions of transformers disagree on the original length of these scalings in Phi-3."""
-    scaling = config["rope_scaling"] or config["rope_parameters"] or {}
-    kind = scaling.get("rope_type", scaling.get("type"))
-    length = config["original_max_position_embeddings"]
-    if kind in ("llama3", "yarn") and scaling.get("original_max_position_embeddings") != length:
-        raise ValueError(
-            f"original_max_position_embeddings={length!r}: must be that of the rotary settings, "
-            f"{scaling.get('original_max_position_embeddings')!r}, where rope_type={kind!r}"
-        )
-    return {}
-
-
-_PHI3_LENGTH = Rule(
-    (),
-    _phi3_length,
-    optional=("rope_scaling", "rope_parameters", "original_max_position_embeddings"),
-)
-
-_PHI3_LAYERS = layers(
-    {
-        "self_attention.query": _fused("self_attn.qkv_proj", "query"),
-        "self_attention.key": _fused("self_attn.qkv_proj", "query", "key"),
-        "self_attention.value": _fused("self_attn.qkv_proj", "query", "key", "value"),
-        "feedforward.gate": _fused("mlp.gate_up_proj", "gate"),
-        "feedforward.up": _fused("mlp.gate_up_proj", "gate", "up"),
-    }
-)
 
 # Families ---------------------------------------------------------------------------------------
 
@@ -226,31 +173,6 @@ FAMILIES: tuple[Family, ...] = (
             "eos_token_id": None,
         },
         layers=layers(),
-        **SHARED,
-    ),
-    Family(
-        model_types=("phi3",),
-        heads=heads("Phi3"),
-        constants=forms.LLAMA,
-        fields={
-            **SIZES,
-            "sliding_window": "attention_window",
-            "resid_pdrop": "dropout",
-            "embd_pdrop": "embedding_dropout",
-        },
-        rules=(*COMMON, _PHI3_LENGTH),
-        defaults={
-            **DEFAULTS,
-            "num_key_value_heads": None,
-            "rms_norm_eps": 1e-5,
-            "sliding_window": None,
-            "resid_pdrop": 0.0,
-            "embd_pdrop": 0.0,
-            "pad_token_id": 32000,
-            "eos_token_id": 32000,
-        },
-        required={"attention_bias": (False,)},
-        layers=_PHI3_LAYERS,
         **SHARED,
     ),
     Family(

@@ -18,7 +18,7 @@ from functional_models.hugging_face.block_types import (
 )
 from functional_models.hugging_face.family import Family, Layers, Place
 from functional_models.hugging_face.gpt import fused, third
-from functional_models.hugging_face.llama import row_parts
+from functional_models.hugging_face.phi3 import row_parts
 from functional_models.hugging_face.rules import (
     PADDING,
     SIZES,

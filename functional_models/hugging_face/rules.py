@@ -28,6 +28,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_python_tanh": "gelu_tanh",
     "gelu_accurate": "gelu_tanh",
+    "quick_gelu": "gelu_sigmoid",
     "relu": "relu",
     "relu2": "relu_squared",
     "silu": "silu",
@@ -40,6 +41,7 @@ _WRITTEN_ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_tanh": "gelu_new",
     "silu": "silu",
+    "gelu_sigmoid": "quick_gelu",
     "relu_squared": "relu2",
 }
 
@@ -168,14 +170,19 @@ _SCALINGS: dict[str, dict[str, str]] = {
         "beta_slow": "rotary_low_freq_factor",
         "beta_fast": "rotary_high_freq_factor",
         "original_max_position_embeddings": "rotary_original_length",
+        "truncate": "rotary_whole_pairs",
     },
 }
 _YARN_DEFAULTS = {
+    "truncate": True,
     "beta_slow": 1,
     "beta_fast": 32,
     "original_max_position_embeddings": None,
 }
-_YARN_MAGNITUDE = ("attention_factor", "mscale", "mscale_all_dim", "truncate")
+_OMITTED = {"truncate": True}
+"""Settings that are not written where they have this value, which old versions do not know."""
+
+_YARN_MAGNITUDE = ("attention_factor", "mscale", "mscale_all_dim")
 
 
 def head_width(config: Config) -> int:
@@ -190,6 +197,7 @@ def rotary(
     bases: tuple[str, ...] = ("rope_theta",),
     shares: tuple[str, ...] = ("partial_rotary_factor",),
     kind: str = "rope_type",
+    scales: bool = False,
 ) -> Rule:
     """Return the rule of rotary positions.
 
@@ -201,19 +209,26 @@ def rotary(
         bases: keys of the base, which must agree.
         shares: keys of the share.
         kind: key of the type of a scaling, where it is written.
+        scales: whether a configuration without a scaling has one, which must then be given.
     """
 
     def read(config: Config) -> dict[str, Any]:
-        name, given = _rope(config)
-        fraction = _agreed(config, given, shares, share)
+        name, given = rope_settings(config)
+        if scales and not given:
+            raise ValueError(
+                f"{name} is missing, for which versions of transformers have other defaults; give "
+                'it, such as {"rope_type": "default"}'
+            )
+        fraction = agreed(config, given, shares, share)
         return {
-            "rotary_base": _agreed(config, given, bases, base),
+            "rotary_base": agreed(config, given, bases, base),
             **({} if fraction == 1 else {"rotary_dim": int(head_width(config) * fraction)}),
             **rotary_scaling(name, given),
         }
 
     def write(spec: TransformerSpec) -> dict[str, Any]:
-        keys = {bases[-1]: spec.rotary_base, "rope_scaling": written_scaling(spec, kind)}
+        scaling = written_scaling(spec, kind) or ({kind: "default"} if scales else None)
+        keys = {bases[-1]: spec.rotary_base, "rope_scaling": scaling}
         fraction = spec.rotary_dim / spec.head_dim
         return keys if fraction == share == 1 else {**keys, shares[-1]: fraction}
 
@@ -227,6 +242,7 @@ def written_scaling(spec: TransformerSpec, kind: str = "rope_type") -> dict[str,
     if not names:
         return None
     scaling = {key: getattr(spec, name) for key, name in names.items()}
+    scaling = {key: value for key, value in scaling.items() if _OMITTED.get(key) != value}
     if spec.rotary_scaling == "yarn" and spec.rotary_magnitude is not None:
         scaling["attention_factor"] = float(spec.rotary_magnitude)
     return {kind: spec.rotary_scaling, **scaling}
@@ -239,10 +255,7 @@ def rotary_scaling(name: str, given: dict[str, Any]) -> dict[str, Any]:
         name: the key of the settings.
         given: the settings, without base and share.
     """
-    kinds = {given.pop("rope_type", None), given.pop("type", None)} - {None}
-    if len(kinds) > 1:
-        raise ValueError(f"{name} has two types, {' and '.join(sorted(map(str, kinds)))}")
-    kind = next(iter(kinds), "default")
+    kind = rope_type(name, given)
     if kind not in _SCALINGS:
         raise ValueError(
             f"{name} has rope_type={kind!r}: no rotary_scaling of a spec; allowed: "
@@ -268,7 +281,7 @@ def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, An
     return {names[key]: value for key, value in given.items()} | magnitude
 
 
-def _agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
+def agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
     """Return the value of several keys, which may also be among the rotary settings."""
     values = [config[key] for key in keys] + [given.pop(key, None) for key in keys]
     found = list(dict.fromkeys(value for value in values if value is not None))
@@ -282,7 +295,7 @@ def _agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], defaul
     return found[0] if found else default
 
 
-def _rope(config: Config) -> tuple[str, dict[str, Any]]:
+def rope_settings(config: Config) -> tuple[str, dict[str, Any]]:
     """Return the key of the settings and a copy of them."""
     scaling, parameters = config["rope_scaling"], config["rope_parameters"]
     if scaling is not None and parameters is not None:
@@ -293,16 +306,20 @@ def _rope(config: Config) -> tuple[str, dict[str, Any]]:
     return name, dict(config[name] or {})
 
 
+def rope_type(name: str, given: dict[str, Any]) -> str:
+    """Remove the type of scaling from the settings, which have the key `name`, and return it."""
+    kinds = {given.pop("rope_type", None), given.pop("type", None)} - {None}
+    if len(kinds) > 1:
+        raise ValueError(f"{name} has two types, {' and '.join(sorted(map(str, kinds)))}")
+    return next(iter(kinds), "default")
+
+
 def _yarn_magnitude(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """Remove the settings of the magnitude; return its field, if it is not that of the paper."""
     values = {key: given.pop(key, None) for key in _YARN_MAGNITUDE}
     factor = given.get("factor")
     if factor is None:
         raise ValueError(f"{name} has no factor, which rope_type='yarn' needs")
-    if values.pop("truncate") not in (None, True):
-        raise ValueError(
-            f"{name} has truncate=False: a spec rounds the range of yarn; must be True"
-        )
     found, over, under = values.values()
     if found is None and over and under:
         found = _magnitude(factor, over) / _magnitude(factor, under)

@@ -31,15 +31,20 @@ _RANGES = ("AZ", "az", "ÀÖ", "Øö", "øɏ", "ΑΡ", "Σω", "Ая", "את", "
 _LETTERS = "".join(f"{ends[0]}-{ends[1]}" for ends in _RANGES)
 _PLACE = re.compile(f"(?<=[{_LETTERS}]) (?=[{_LETTERS}])")
 _SPACE = "▁"
-_SPACE_OF_TOKEN = re.compile(rf"(?<!\W)[ {_SPACE}](?!\W)")  # between letters or at an end
 
-# Llama 3's and Qwen's; digits may be in groups of up to three.
-_SPLITS = tuple(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-    + digits
-    + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    for digits in (r"\p{N}", r"\p{N}{1,3}")
+# Llama 3's, Qwen's and DeepSeek-V3's; digits may be in groups of up to three.
+_SPLITS = (
+    *(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        for digits in (r"\p{N}", r"\p{N}{1,3}")
+    ),
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"""
+    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
+_OF_OTHERS = (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+")
+"""Match neither a space nor a letter at a place."""
 _BY_CHARACTER = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer")
 
 
@@ -118,8 +123,9 @@ def _begins_and_ends_with_letters(text: str) -> bool:
 def _may_be_at_a_cut(token: Json) -> bool:
     """Return whether an added token has a space as at a cut, or takes spaces next to letters."""
     text = token["content"]
+    spaces = f" {_SPACE}" if token.get("normalized", True) else " "  # as a normalizer writes them
     return (
-        _SPACE_OF_TOKEN.search(text) is not None
+        re.search(rf"(?<!\W)[{spaces}](?!\W)", text) is not None  # between letters or at an end
         or (token["lstrip"] and text[:1].isalpha())
         or (token["rstrip"] and text[-1:].isalpha())
     )
@@ -147,6 +153,7 @@ def _splits_words(step: Json) -> bool | None:
     if kind == "Split" and step["pattern"] == {"String": " "}:
         return False  # of Gemma, whose normalizer has left no space
     if kind == "Split":
-        known = step["pattern"].get("Regex") in _SPLITS and not step["invert"]
-        return True if known and step["behavior"] == "Isolated" else None
+        pattern = step["pattern"].get("Regex")
+        known = pattern in (*_SPLITS, *_OF_OTHERS) and not step["invert"]
+        return pattern in _SPLITS if known and step["behavior"] == "Isolated" else None
     return {"BertPreTokenizer": True, "WhitespaceSplit": True, "Digits": False}.get(kind)

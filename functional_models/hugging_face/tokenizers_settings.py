@@ -110,6 +110,7 @@ _CLASS_OF_MODEL = {
     **dict.fromkeys(("gpt2", "gptj", "gpt_neo", "opt", "starcoder2", "gpt_bigcode"), "GPT2"),
     **dict.fromkeys(("gpt_neox", "mpt", "stablelm", "olmo", "olmo2"), "GPTNeoX"),
     **dict.fromkeys(("llama", "mistral", "mixtral", "phi3"), "Llama"),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), "Llama"),
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "Gemma"),
     **dict.fromkeys(("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"), "Qwen2"),
     **dict.fromkeys(("t5", "mt5", "umt5"), "T5"),

@@ -175,19 +175,22 @@ def _value(
     stored = array = tensors(name)
     try:
         is_kernel = variable.name == "kernel"
-        if is_kernel and place.inputs_first:
-            array = array.T
+        if place.of_experts or (is_kernel and place.inputs_first):
+            array = np.moveaxis(array, -1, 0)
         if place.by_head:
             if array.ndim != 2 or array.shape[1] != spec.head_dim:
                 raise ValueError("another shape")
             array = array.reshape(-1)
         if place.part is not None:
             array = place.part(array, spec)
-        if is_kernel:
-            array = array.T  # (inputs, outputs), one of which may have two axes here
+        if place.of_experts or is_kernel:
+            array = np.moveaxis(array, 0, -1)  # outputs last
+        if array.ndim == len(shape):
+            fits = array.shape == shape
+        elif is_kernel:  # of which inputs or outputs may have two axes here
             fits = array.shape[0] == shape[0] or array.shape[-1] == shape[-1]
         else:
-            fits = array.shape == shape or array.shape[-1] == array.size == math.prod(shape)
+            fits = array.shape[-1] == array.size == math.prod(shape)
         if not fits:
             raise ValueError("another shape")
         if array.dtype.name != variable.dtype:

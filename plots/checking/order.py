@@ -198,7 +198,8 @@ def _fixed_vectors(trial: Trial) -> list[str]:
     for node in graph.nodes:
         edges = float_inputs(graph, node)
         value = trial.values.get((node.id, 0))
-        is_merge = is_additive_merge(node) or (node.call_class and not node.parameters)
+        is_closed = bool(node.call_class) or node.is_a({"Lambda"})
+        is_merge = is_additive_merge(node) or (is_closed and not node.parameters)
         if value is None or len(edges) != 1 or not is_merge or value.ndim != 3:
             continue
         taken = trial.values[edges[0].source, edges[0].output]

@@ -394,6 +394,9 @@ def _along(moved: Any, axis: int) -> np.ndarray:
 def computing(training: bool, change: Mapping[Place, Change]) -> Compute:
     """Return a function that computes a call in a mode, and replaces some values after it.
 
+    Dropouts are always in inference: their noise would look like a dependence where it is drawn for
+    rows in an order that depends on values, as in a mixture of experts.
+
     Keras records that a dropout was called with training=False, which would count for all layers
     after it.
     """
@@ -402,10 +405,14 @@ def computing(training: bool, change: Mapping[Place, Change]) -> Compute:
     from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
     def compute(graph: Graph, call: RecordedCall, args: list[Any], kwargs: Any) -> Any:
+        ids = [node_id for node_id, _ in call.results[:1] if node_id in graph.index]
+        is_noise = any(graph.node(node_id).is_a(DROPOUTS) for node_id in ids)
+        mode = training and not is_noise
         # As `model(inputs, training=training)`: it replaces what a layer was called with.
         if getattr(call.record.operation, "_call_has_training_arg", False):
-            kwargs = {**kwargs, "training": training}
-        outputs = compute_call(graph, call, args, kwargs)
+            kwargs = {**kwargs, "training": mode}
+        with training_mode(mode) if is_noise else nullcontext():
+            outputs = compute_call(graph, call, args, kwargs)
         if change.keys().isdisjoint(call.results):
             return outputs
         flat = keras.tree.flatten(outputs)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plots.annotations import Note
 from plots.arguments import collection_paused
-from plots.graph import Graph
+from plots.graph import Graph, Node
+from plots.layers import TRACED
 from plots.registry import find_plugin
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
     diagnose = find_plugin("diagnose").function
     try:
         trial = Trial.of(model)
-        graph = graph_of(model, open_layers) if open_layers else trial.graph
+        graph = graph_of(model, open_layers) if open_layers else _with_functions(trial.graph, model)
         found = run_checks(trial, _positions_in_words(graph))
     except ValueError as error:
         graph = graph_of(model, open_layers)
@@ -88,6 +89,19 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
     notes = [Note("description", (), text)] if text else []
     placed = [replace(note, about=_places(graph, note.about)) for note in said]
     return replace(diagnosed, notes=_merged(kept, [*notes, *placed]))
+
+
+def _with_functions(graph: Graph, model: keras.Model) -> Graph:
+    """Return the graph with the calls inside functions, such as `Lambda`, that rules look for."""
+    from plots.reading import read_calls
+
+    def is_function(node: Node) -> bool:
+        is_own = TRACED in node.traits and node.declaration is None
+        return node.kind == "layer" and not node.parameters and (node.is_a({"Lambda"}) or is_own)
+
+    if not any(map(is_function, graph.nodes)):
+        return graph
+    return read_calls(model, open_nested=True, open_functions=True)[0]
 
 
 def _positions_in_words(graph: Graph) -> str:

@@ -19,7 +19,8 @@ from plots.hierarchy import numbered
 from plots.reading.free_sizes import has_unexplained_sizes, with_free_sizes
 from plots.reading.keras_calls import RecordedCall
 from plots.reading.keras_values import is_auto_named, losses_of, snake_case
-from plots.reading.reader import Place, Reader, inputs_of
+from plots.reading.places import Place
+from plots.reading.reader import Reader, inputs_of
 from plots.reading.unused import notes_on_unused_weights, with_unused_weights
 
 if TYPE_CHECKING:
@@ -92,17 +93,20 @@ def read_calls(
     open_nested: bool = False,
     open_layers: bool = False,
     shapes: Mapping[int, Shape] = MappingProxyType({}),
+    open_functions: bool = False,
 ) -> tuple[Graph, tuple[RecordedCall, ...]]:
     """Return the graph of `read_graph` and its calls, in the order in which Keras computes them.
 
     `shapes` are those of tensors in a batch, by id(tensor). Without them, the calls inside
-    composite layers cannot be computed. Raises the errors of `read_graph`.
+    composite layers cannot be computed. `open_functions` shows the calls inside `Lambda` layers.
+    Raises the errors of `read_graph`.
     """
     model = model_of(model)
     _check_has_graph(model)
-    graph, calls, has_stand_ins = _read(model, open_nested, open_layers, shapes)
+    graph, calls, has_stand_ins = _read(model, open_nested, open_layers, shapes, 0, open_functions)
     if has_stand_ins and has_unexplained_sizes(graph, model):
-        graph = with_free_sizes(graph, _read(model, open_nested, open_layers, shapes, 1)[0])
+        other = _read(model, open_nested, open_layers, shapes, 1, open_functions)[0]
+        graph = with_free_sizes(graph, other)
     return graph, calls
 
 
@@ -112,13 +116,14 @@ def _read(
     open_layers: bool,
     shapes: Mapping[int, Shape],
     stand_ins: int = 0,
+    open_functions: bool = False,
 ) -> tuple[Graph, tuple[RecordedCall, ...], bool]:
     """Return graph and calls of `read_calls`, and whether numbers stood for axes of variable size.
 
     `stand_ins` chooses these numbers.
     """
     with ExitStack() as cleanup:
-        reader = Reader(open_nested, open_layers, shapes, cleanup, stand_ins)
+        reader = Reader(open_nested, open_layers, shapes, cleanup, stand_ins, open_functions)
         outputs = reader.read_model(model, Place((), {}, ()))
     sources: dict[str, list[str]] = {node.id: [] for node in reader.nodes}
     for edge in reader.edges:

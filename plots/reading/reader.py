@@ -6,11 +6,11 @@ import math
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from plots.graph import Edge, Node, Shape, Tensor, namespace_of
-from plots.layers import SHAPE_TRAIT, TRACED
+from plots.layers import SHAPE_TRAIT, SOFTMAX_TRAIT, TRACED
 from plots.reading.functions import reason_for_one_call
 from plots.reading.keras_calls import (
     CarriedMasks,
@@ -39,6 +39,7 @@ from plots.reading.keras_values import (
     snake_case,
     tensor_of,
 )
+from plots.reading.places import Place
 from plots.reading.symbolic_calls import OutputSpecs, is_array, is_tensor
 from plots.reading.traced_work import Found, found_by_trace, kind_of_call, tells_its_work
 from plots.reading.tracing import (
@@ -49,30 +50,11 @@ from plots.reading.tracing import (
     discard_new_calls,
     is_attention_of_hub,
     is_composite,
+    is_function,
     traced_call,
 )
-from plots.reading.traits import graph_inside
+from plots.reading.traits import graph_inside, traits_of
 from plots.reading.unused import Opened, nodes_of_unused_weights
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Position of a call, or of a nested model, in the whole model.
-
-    Attributes:
-        opened: Ids of the opened models and layers around it, outermost first.
-        origin: id(tensor) -> the node that returns it, as (node id, output).
-        when: Sort key: the position in its model, preceded by that model's own position.
-    """
-
-    opened: tuple[str, ...]
-    origin: dict[int, tuple[str, int]]
-    when: tuple[float, ...]
-
-    @property
-    def prefix(self) -> str:
-        """Prefix of the names there: "", or the id of the innermost opened model and a dot."""
-        return f"{self.opened[-1]}." if self.opened else ""
 
 
 class Reader:
@@ -85,9 +67,11 @@ class Reader:
         shapes: Mapping[int, Shape],
         cleanup: ExitStack,
         stand_ins: int = 0,
+        open_functions: bool = False,
     ) -> None:
         self.open_nested = open_nested
         self.open_layers = open_layers
+        self.open_functions = open_functions  # of `Lambda` layers
         self.shapes = shapes
         self.cleanup = cleanup  # closed after reading
         self.stand_ins = stand_ins  # see `Traced`
@@ -147,11 +131,12 @@ class Reader:
         reason = ""
         if self.open_nested:
             inner = self._open_model(call, place)
-        if inner is None and self._is_opened(call):
+        is_opened = inner is None and self._is_opened(call)
+        if is_opened or (inner is None and self._is_function(call)):
             try:
                 inner = self._open_layer(call, place)
             except ClosedError as error:
-                reason = str(error)
+                reason = str(error) if is_opened else ""
         if inner is not None:
             ends = zip(call.outputs, inner, strict=True)
             origin.update({id(tensor): end for tensor, end in ends if end is not None})
@@ -410,6 +395,20 @@ class Reader:
         apart = self._read_apart(call)
         inside = None if apart is None else graph_inside(apart[0].nodes, apart[0].edges, *apart[1:])
         return inside is not None and bool(skip_paths(inside))
+
+    def _is_function(self, call: Any) -> bool:
+        """Return whether a call without weights shows the calls inside: see `is_function`.
+
+        It does not if traits of its layer tell what it computes, such as a norm.
+        """
+        if not (self.open_functions and is_function(call.operation)):
+            return False
+        try:
+            apart = self._read_apart(call)
+        except ConstantError:
+            return False
+        told = () if apart is None else traits_of(apart[0].nodes, apart[0].edges, *apart[1:])
+        return apart is not None and {TRACED, SOFTMAX_TRAIT}.issuperset(told)
 
     def _put_output_masks(self, inner: Sequence[Any], call: Any, within: Place) -> None:
         """Set the masks of a call's outputs to those that the calls inside return."""

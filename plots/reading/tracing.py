@@ -391,6 +391,19 @@ def is_unknown_without_weights(operation: Any) -> bool:
     return is_lambda or is_hub or call_class(type(operation)) != ""
 
 
+def is_function(layer: Any) -> bool:
+    """Return whether a layer is a function of its inputs: a `Lambda`, or one of your own.
+
+    It has no weights, and declares no role.
+    """
+    import keras
+
+    if not isinstance(layer, keras.layers.Layer) or not is_unknown_without_weights(layer):
+        return False
+    is_own = call_class(type(layer)) != "" and not declared_role(layer)
+    return isinstance(layer, keras.layers.Lambda) or is_own
+
+
 def is_unknown(operation: Any) -> bool:
     """Return whether only tracing shows the work of a layer or operation that stays closed.
 

@@ -36,7 +36,8 @@ class Layout:
     Attributes:
         namespaces: Node id -> namespace of the cluster that contains the node.
         stream: (source, target) pairs of the residual streams, drawn as one straight line.
-        arcs: Those that only skip paths past other merges have, which lead round it.
+        arcs: Those that only skip paths past other merges have, and those past other calls of the
+            stream, which lead round it.
         merges: Ids of the merges on the stream.
         passed: Node id -> number of merges on the stream beside the node, where there are any: of
             parallel sublayers, all but the one that merges first.
@@ -116,7 +117,7 @@ def lay_out(graph: Graph) -> Layout:
     return Layout(
         namespaces=namespaces,
         stream=stream,
-        arcs=frozenset(along - short),
+        arcs=frozenset(along - short) | _past_others(stream),
         merges=merges,
         passed={node_id: count for node_id, count in passed.items() if count},
         tags=tags,
@@ -128,6 +129,22 @@ def lay_out(graph: Graph) -> Layout:
             if graph.node(source).kind != "input"
         ),
     )
+
+
+def _past_others(stream: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """Return the pairs of a stream that lead past other calls of it, such as closed blocks."""
+    onwards: dict[str, set[str]] = defaultdict(set)
+    for source, target in stream:
+        onwards[source].add(target)
+    past = set()
+    for source, targets in onwards.items():
+        for target in targets if len(targets) > 1 else ():
+            waiting, seen = [*targets - {target}], set[str]()
+            while waiting and target not in seen:
+                seen.add(node_id := waiting.pop())
+                waiting += onwards.get(node_id, set()) - seen
+            past |= {(source, target)} if target in seen else set()
+    return frozenset(past)
 
 
 def _tags(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:

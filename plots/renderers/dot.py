@@ -251,10 +251,13 @@ def add_graph(
     for node in members:
         edges = graph.incoming[node.id] if node.id in part.ids else ()
         times_joined = Counter(edge.source for edge in edges)
+        joined: set[str] = set()
         for edge in edges:
             if not layout.is_referred(edge):
                 parallel = times_joined[edge.source] > 1
-                root.add_edge(_line(edge, graph, layout, prefix, parallel, part))
+                is_repeated = edge.source in joined
+                joined.add(edge.source)
+                root.add_edge(_line(edge, graph, layout, prefix, parallel, part, is_repeated))
                 continue
             short, line = _reference(edge, layout, prefix)
             namespace = layout.namespaces[edge.target]
@@ -407,16 +410,25 @@ def _beside_titles(graph: Graph, nodes: Iterable[Node], layout: Layout) -> dict[
 
 
 def _line(
-    edge: Edge, graph: Graph, layout: Layout, prefix: str, parallel: bool, part: Part
+    edge: Edge,
+    graph: Graph,
+    layout: Layout,
+    prefix: str,
+    parallel: bool,
+    part: Part,
+    is_repeated: bool,
 ) -> pydot.Edge:
-    """Return one edge as a line; parallel edges are labelled with their ports."""
+    """Return one edge as a line; parallel edges are labelled with their ports.
+
+    Of parallel ones on a stream, those after the first (`is_repeated`) are drawn as arcs are.
+    """
     import pydot
 
     attributes: dict[str, Any] = {"tooltip": tooltip(_tip(edge))}
     on_stream = (edge.source, edge.target) in layout.stream
     if on_stream:
         attributes |= STREAM_STYLE
-        if (edge.source, edge.target) in layout.arcs:
+        if is_repeated or (edge.source, edge.target) in layout.arcs:
             attributes |= ARC_STYLE
     elif edge.tensor.dtype == "bool" or edge.implicit:
         attributes |= {"color": quoted("#A0A0A0"), "style": "dashed", "weight": "1"}
@@ -429,7 +441,8 @@ def _line(
         space = "\N{EN SPACE}" if on_stream else "\N{NO-BREAK SPACE}"
         text = "\n".join(f"{space}{line}{space}" for line in rows)
         # Graphviz places an xlabel after all edges are routed, so the stream stays straight.
-        attributes["xlabel" if on_stream and len(text) < 12 else "label"] = quoted(text)
+        is_short = max(map(len, rows)) < 10
+        attributes["xlabel" if on_stream and is_short else "label"] = quoted(text)
     if noted := noted_colour(graph, edge.id):
         attributes["color"] = quoted(noted)
     if any(note.kind == "removed" for note in graph.notes_about.get(edge.id, ())):

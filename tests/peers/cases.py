@@ -43,6 +43,32 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 WINDOWS = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}
 # PyTorch multiplies experts whose widths are multiples of 16 bytes.
 EXPERTS = {**LLAMA, "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+GPT_OSS = {
+    **LLAMA,
+    "intermediate_size": 20,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 3,
+    "sliding_window": 5,
+    "rope_scaling": {**YARN, "truncate": False, "beta_fast": 3.0},
+}
+LONGROPE = {
+    **SQUARE,
+    "hidden_size": 32,
+    "head_dim": 8,
+    "partial_rotary_factor": 0.5,
+    "pad_token_id": 7,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 7.0]},
+}
+LLAMA4 = {
+    **LLAMA,
+    "num_hidden_layers": 4,
+    "intermediate_size": 20,
+    "intermediate_size_mlp": 13,
+    "num_local_experts": 5,
+    "attention_chunk_size": 4,
+    "floor_scale": 3,
+    "attn_scale": 0.5,
+}
 DEEPSEEK = {
     "vocab_size": 31,
     "hidden_size": 12,
@@ -313,6 +339,12 @@ CASES: dict[str, Case] = {
         "Phi3ForCausalLM",
         {**SQUARE, "partial_rotary_factor": 0.5, "pad_token_id": 7, "tie_word_embeddings": True},
     ),
+    "phi3_longrope": ("Phi3ForCausalLM", {**LONGROPE, "original_max_position_embeddings": 13}),
+    "phi3_longrope_long": (
+        "Phi3ForCausalLM",
+        {**LONGROPE, "original_max_position_embeddings": 7, "tie_word_embeddings": True}
+        | {"sliding_window": 64},
+    ),
     "stablelm": ("StableLmForCausalLM", LAYER_NORM),
     "stablelm_bias": (
         "StableLmForCausalLM",
@@ -347,6 +379,22 @@ CASES: dict[str, Case] = {
         "Qwen3MoeForCausalLM",
         {**EXPERTS, "norm_topk_prob": True, "use_sliding_window": True, "sliding_window": 5}
         | {"attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "gpt_oss": ("GptOssForCausalLM", GPT_OSS),
+    "gpt_oss_options": (
+        "GptOssForCausalLM",
+        {**GPT_OSS, "rope_scaling": {"rope_type": "default"}, "tie_word_embeddings": True}
+        | {"layer_types": ["full_attention", "sliding_attention"], "pad_token_id": 5}
+        | {"num_experts_per_tok": 1, "attention_bias": False, "rope_theta": 500.0},
+    ),
+    "llama4_text": (
+        "Llama4ForCausalLM",
+        {**LLAMA4, "rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}},
+    ),
+    "llama4_text_options": (
+        "Llama4ForCausalLM",
+        {**LLAMA4, "use_qk_norm": False, "interleave_moe_layer_step": 2, "pad_token_id": 5}
+        | {"no_rope_layers": [0, 1, 1, 0], "num_experts_per_tok": 2, "tie_word_embeddings": True},
     ),
     "deepseek_v2": ("DeepseekV2ForCausalLM", {**DEEPSEEK, "q_lora_rank": None}),
     "deepseek_v2_groups": (

@@ -49,6 +49,10 @@ LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+DEEPSEEK_SPLIT = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"""
+    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN_SPLIT = LLAMA_3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
@@ -159,6 +163,23 @@ def llama3(folder: Path) -> None:
     ends = [made.token_to_id(token) for token in special[1:3]]
     write(folder / "config.json", {"model_type": "llama", "eos_token_id": ends})
     write(folder / "generation_config.json", {"bos_token_id": start, "eos_token_id": ends})
+
+
+def deepseek(folder: Path) -> None:
+    """Words cut in three steps, by a class of Llama, which puts a start token before a text."""
+    special = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁▁｜>"]
+    steps = [r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_SPLIT]
+    made = byte_pairs(special, None)
+    cuts = [pre_tokenizers.Split(Regex(step), behavior="isolated") for step in steps]
+    cuts += [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    made.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    made.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "legacy": True}
+    names = ("bos_token", "eos_token", "pad_token")
+    config |= {**dict(zip(names, special, strict=True)), "unk_token": None}
+    config |= {"add_eos_token": False, "clean_up_tokenization_spaces": False}
+    write(folder / "tokenizer_config.json", config)
+    write(folder / "config.json", {"model_type": "deepseek_v3", "eos_token_id": 1})
 
 
 def qwen(folder: Path) -> None:
@@ -329,6 +350,7 @@ FOLDERS: tuple[Callable[[Path], None], ...] = (
     pegasus,
     marian,
     m2m100,
+    deepseek,
 )
 
 

@@ -1,22 +1,30 @@
-"""Prompts as an array, with columns for new tokens."""
+"""Prompts as an array, in sizes that few compiled programs are needed for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from builders import TransformerSpec
 
 NO_TOKEN = -1
 """Padding before the first token of a row."""
 
 
-def bucket(length: int) -> int:
-    """Round a length up to a multiple of 16, or of about a tenth of a longer length."""
+def bucket(length: int, borders: Iterable[int] = ()) -> int:
+    """Round a length up to a multiple of 16, or of about a tenth of a longer length.
+
+    Args:
+        length: in tokens.
+        borders: lengths above which a model computes something else. A length that is not above one
+            is not rounded to more.
+    """
     step = max(16, 2 ** (length.bit_length() - 4))
-    return -(-length // step) * step
+    return min([-(-length // step) * step, *(border for border in borders if length <= border)])
 
 
-class PromptBatch:
+class Prompts:
     """Prompts as an array, padded on the left, with columns for new tokens.
 
     Attributes:
@@ -30,17 +38,20 @@ class PromptBatch:
         self,
         prompts: Sequence[np.ndarray],
         limits: np.ndarray,
-        max_length: int,
+        spec: TransformerSpec,
         columns_to_spare: int = 0,
     ) -> None:
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
-        longest = int(lengths.max())
+        longest, borders = int(lengths.max()), spec.length_borders
         # The tokens read in one pass fill a bucket, or the maximum length.
-        self.index = min(bucket(longest - 1) + 1, max(max_length, longest))
+        self.index = min(bucket(longest - 1) + 1, max(spec.max_sequence_length, longest))
+        for border in borders:  # which padding must not cross if the tokens do not
+            last = border + 1 - columns_to_spare - int(np.max(limits))
+            self.index = min(self.index, last) if last >= longest else self.index
         self.start = np.asarray(self.index - lengths, "int32")
         self.limits = np.asarray(self.index + limits, "int32")
         # The last token is never read, so that the cache has one slot less.
-        columns = bucket(int(self.limits.max()) - 1 + columns_to_spare) + 1
+        columns = bucket(int(self.limits.max()) - 1 + columns_to_spare, borders) + 1
         self.tokens = np.full((len(prompts), columns), NO_TOKEN, "int32")
         for row, prompt in enumerate(prompts):
             self.tokens[row, self.start[row] : self.index] = prompt

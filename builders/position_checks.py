@@ -1,0 +1,98 @@
+"""Checks of the spec fields on positions."""
+
+from __future__ import annotations
+
+from builders.errors import require as _require
+from builders.spec_fields import SpecFields
+
+
+def check_rotary(spec: SpecFields) -> None:
+    """Check the channels that are rotated, and the scaling of their frequencies."""
+    _require(
+        spec,
+        "rotary_dim",
+        spec.rotary_dim % 2 == 0 and spec.rotary_dim <= spec.head_dim,
+        f"even and at most head_dim={spec.head_dim}, since channels are rotated in pairs",
+        "give rotary_dim, or another head_dim",
+    )
+    if spec.rotary_scaling == "none":
+        _require(
+            spec,
+            "rotary_factor",
+            spec.rotary_factor == 1,
+            "1 where rotary_scaling='none'",
+            "name the scaling: linear, llama3, yarn or longrope",
+        )
+    if spec.rotary_scaling == "longrope":
+        _check_longrope(spec)
+    low, high = spec.rotary_low_freq_factor, spec.rotary_high_freq_factor
+    is_step = high == low and spec.rotary_scaling == "llama3"
+    _require(
+        spec,
+        "rotary_high_freq_factor",
+        high > low or is_step,
+        f"above rotary_low_freq_factor={low}",
+        "raise the one, or lower the other",
+    )
+    if spec.rotary_scaling == "yarn":  # takes the logarithms of both
+        for name, least in (("rotary_base", 1), ("rotary_low_freq_factor", 0)):
+            _require(
+                spec,
+                name,
+                getattr(spec, name) != least,
+                f"above {least} where rotary_scaling='yarn'",
+                "raise it, or use rotary_scaling='llama3'",
+            )
+
+
+def _check_longrope(spec: SpecFields) -> None:
+    """Check that there are two factors for each pair, and that a cache tells which to use."""
+    pairs = spec.rotary_dim // 2
+    for name in ("rotary_short_factors", "rotary_long_factors"):
+        given = getattr(spec, name)
+        _require(
+            spec,
+            name,
+            given is not None and len(given) == pairs,
+            f"{pairs} numbers where rotary_scaling='longrope', one for each pair of "
+            f"rotary_dim={spec.rotary_dim} channels",
+            "take them from the configuration of the model",
+        )
+    original = spec.rotary_original_length
+    _require(
+        spec,
+        "rotary_original_length",
+        original > 1,
+        "above 1 where rotary_scaling='longrope', which divides by its logarithm",
+        "raise it, or use rotary_scaling='linear'",
+    )
+    for name in ("attention_window", "attention_chunk"):
+        size = getattr(spec, name)
+        _require(
+            spec,
+            name,
+            size is None or size > original or spec.kind == "encoder_only",
+            f"None or above rotary_original_length={original} where rotary_scaling='longrope', "
+            "whose factors follow from the slots of the cache in decoding",
+            "leave it out, or raise it",
+        )
+
+
+def check_relative(spec: SpecFields) -> None:
+    """Check the buckets of distances."""
+    # An encoder uses half of the buckets for later keys, and half of those are for one distance.
+    divisor = 2 if spec.kind == "decoder_only" else 4
+    _require(
+        spec,
+        "relative_buckets",
+        spec.relative_buckets % divisor == 0,
+        f"a multiple of {divisor} where kind={spec.kind!r}",
+        "half are for one distance each, and an encoder has as many for either side",
+    )
+    _require(
+        spec,
+        "relative_max_distance",
+        spec.relative_max_distance > spec.relative_buckets // 2,
+        f"above {spec.relative_buckets // 2}, the distances that have a bucket each",
+        "give fewer relative_buckets, or a larger distance",
+    )
