@@ -207,8 +207,8 @@ class CausalLM(TextModel):
             stream: return an iterator over pieces of the text while it is generated: strings for a
                 single prompt, otherwise lists with a string for each prompt.
             sampler_options: `temperature`, `k`, `p`, `alpha`, `num_beams`, `num_return_sequences`,
-                `length_penalty`, `length_offset`, `early_stopping`, `repetition_penalty`, `min_p`,
-                `seed`; see `make_sampler`.
+                `length_penalty`, `length_offset`, `early_stopping`, `repetition_penalty`,
+                `no_repeat_ngram_size`, `min_new_tokens`, `min_p`, `seed`; see `make_sampler`.
 
         Returns:
             The continuation of each prompt, as a text or a `Generated`; with

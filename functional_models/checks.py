@@ -25,6 +25,7 @@ _ALLOWED: dict[str, tuple[Callable[[float], bool], str]] = {
     "length_penalty": (lambda value: 0 <= value <= 10, "0 to 10; 0 compares log-probabilities"),
     "length_offset": (lambda value: 0 <= value <= 1000, "0 to 1000; 0 as in Hugging Face"),
     "repetition_penalty": (lambda value: value > 0, "above 0; 1 has no effect"),
+    "encoder_repetition_penalty": (lambda value: value > 0, "above 0; 1 has no effect"),
     "min_p": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
 }
 

@@ -46,6 +46,7 @@ from functional_models.graph_tokenizers import (
 )
 from functional_models.logit_processors import NEVER, only_end
 from functional_models.samplers import check_option_names
+from functional_models.token_rules import NO_RULES, rules_of
 
 FORMAT = 1
 
@@ -82,6 +83,8 @@ def export_saved_model(
             f"sampler={sampler!r} compares whole sequences, but an exported model samples token by "
             "token; export with greedy, top_k, top_p or random"
         )
+    if rules_of(chosen) != NO_RULES:
+        raise ValueError(f"{rules_of(chosen)!r} is not part of an exported model; leave it out")
     check_export_folder(folder, overwrite=overwrite)
     exported = ExportedModel(text_model, chosen, max_new_tokens)
     manifest = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import keras
@@ -24,6 +24,7 @@ from functional_models.compiled import LoopWeights, compiled, to_numpy, with_pro
 from functional_models.logit_processors import NEVER, only_end
 from functional_models.prompts import NO_TOKEN, Prompts, bucket
 from functional_models.samplers import make_sampler
+from functional_models.token_rules import TokenRules, rules_of
 
 _MAX_LOOPS = 8  # compiled loops that a generator keeps; each holds a graph
 _PIECE_SECONDS = 0.05  # approximate time between two pieces of a stream
@@ -101,10 +102,10 @@ class Generator:
         if is_search(sampler):
             # Beam search needs no end there: it would count as a token of the sequence.
             given |= np.arange(given.shape[1]) >= batch.limits[:, None]
-            cache, _ = self._read(batch, source, whole_prompt=False)
+            cache, _ = self._read(batch, source, sampler, whole_prompt=False)
             hidden = np.zeros((len(prompts), 1, 1), "float32")  # not used
         else:
-            cache, read = self._read(batch, source, whole_prompt=True)
+            cache, read = self._read(batch, source, sampler, whole_prompt=True)
             hidden = self._hidden_states(batch, read)
         loop = self._loop(sampler, ends, self._search)
         weights = self._transposed(self._weights.values())
@@ -162,7 +163,7 @@ class Generator:
         seeds: list[np.ndarray],
     ) -> Iterator[list[np.ndarray]]:
         """Yield as `stream`; the draws start from `seeds`."""
-        cache, _ = self._read(batch, source, whole_prompt=False)
+        cache, _ = self._read(batch, source, sampler, whole_prompt=False)
         loop = self._loop(sampler, (), self._continue)
         tokens: Any = batch.tokens
         index, end, done = batch.index, int(batch.limits.max()), np.zeros(len(tokens), bool)
@@ -220,6 +221,9 @@ class Generator:
             ValueError: as `make_sampler`, or more beams or choices than tokens.
         """
         made = make_sampler(sampler, seed=seed, **options)  # also checks the options
+        if self._spec.kind == "decoder_only":
+            for name, value in rules_of(made).of_source.items():
+                raise ValueError(f"{name}={value!r}: a language model has no source; leave it out")
         if k := options.get("k", getattr(made, "k", None)):
             check_count("k", k, most=self._vocabulary_size)
         if sampler == "beam":
@@ -255,11 +259,12 @@ class Generator:
         return compiled(self._weights.transposed)
 
     def _read(
-        self, batch: Prompts, source: np.ndarray | None, *, whole_prompt: bool
+        self, batch: Prompts, source: np.ndarray | None, sampler: Any, *, whole_prompt: bool
     ) -> tuple[dict[str, Any], Tensor]:
         """Read prompts, without their last token unless `whole_prompt`, into a cache.
 
-        Returns the cache, and the hidden states (b, t, d) of the tokens read.
+        Returns the cache, with what the rules of the sampler need, and the hidden states (b, t, d)
+        of the tokens read.
         """
         number = batch.index if whole_prompt else batch.index - 1
         # Its shape is the number of slots; the last token of all is never read.
@@ -267,7 +272,10 @@ class Generator:
         tokens = np.maximum(batch.tokens[:, :number], 0)
         sources = () if source is None else (source,)
         cache, hidden = self._prefill(self._weights.values(), slots, tokens, batch.start, *sources)
-        return {"model": cache, "start": batch.start, "limit": batch.limits}, hidden
+        first = np.full(len(batch.tokens), batch.index, "int32")
+        rules = rules_of(sampler).arrays(first, source, self._spec.pad_token_id)
+        state = {"model": cache, "start": batch.start, "limit": batch.limits, "rules": rules}
+        return state, hidden
 
     @cached_property
     def _prefill(self) -> Callable[..., Any]:
@@ -334,7 +342,7 @@ class Generator:
                 return ops.logical_and(index < until, ops.logical_not(ops.all(done)))
 
             def step(tokens: Tensor, cache: Any, index: Tensor, done: Tensor) -> Any:
-                logits, _, cache = self._next(weights, tokens, with_rows(cache), index)
+                logits, _, cache = next_logits(tokens, with_rows(cache), index)
                 logits = process(logits, tokens, index)
                 if is_greedy:
                     token = _greatest(logits)
@@ -358,6 +366,7 @@ class Generator:
 
             if tokens.shape[0] == 1:
                 weights = self._weights.matrices(weights)
+            next_logits = partial(self._next, weights, rules_of(sampler), stops)
             state = [ops.convert_to_tensor(x) for x in (tokens, index, done)]
             loop_vars = (state[0], without_row(cache), *state[1:])
             tokens, cache, index, done = sampler.run_loop(has_more, step, loop_vars=loop_vars)
@@ -377,9 +386,16 @@ class Generator:
             hidden: Tensor,
             counted: Tensor,
         ) -> Tensor:
+            stops = np.array(ends, "int32")
+            # In the search of Hugging Face, penalties are of log-probabilities.
+            normalized = is_search(sampler) and hasattr(sampler, "process")
+            next_logits = partial(
+                self._next, weights, rules_of(sampler), stops, normalized=normalized
+            )
+
             def next_or_end(tokens: Tensor, cache: Any, index: Tensor) -> Any:
                 """Set the probability of the end to 1 where a row has reached its limit."""
-                logits, hidden, cache = self._next(weights, tokens, cache, index)
+                logits, hidden, cache = next_logits(tokens, cache, index)
                 full = ops.greater_equal(index, cache["limit"])
                 return only_end(logits, full, self._end_id), hidden, cache
 
@@ -396,10 +412,20 @@ class Generator:
 
         return run
 
-    def _next(self, weights: Any, tokens: Tensor, cache: Any, index: Tensor) -> Any:
-        """Read the token at `index` - 1; the signature is that of samplers.
+    def _next(
+        self,
+        weights: Any,
+        rules: TokenRules,
+        ends: Tensor,
+        tokens: Tensor,
+        cache: Any,
+        index: Tensor,
+        normalized: bool = False,
+    ) -> Any:
+        """Read the token at `index` - 1; `tokens`, `cache` and `index` are those of samplers.
 
-        tokens (b, L) -> logits (b, v), hidden states (b, d), updated cache.
+        tokens (b, L) -> logits (b, v), hidden states (b, d), updated cache. If they are to be
+        `normalized`, the logits are log-probabilities before rules and other conditions.
         """
         last = ops.slice(tokens, (0, index - 1), (tokens.shape[0], 1))
         inputs = {
@@ -411,6 +437,8 @@ class Generator:
         with self._weights.step_scope(weights):
             read = self._step(inputs, training=False)
         logits = ops.cast(read["logits"][:, 0], "float32")
+        logits = ops.log_softmax(logits, axis=-1) if normalized else logits
+        logits = rules.apply(logits, tokens, index, cache["rules"], ends)
         if self._vocabulary_size < logits.shape[-1]:
             is_token = ops.arange(logits.shape[-1]) < self._vocabulary_size
             logits = ops.where(is_token, logits, NEVER)

@@ -13,6 +13,7 @@ import keras_hub
 from keras import ops
 
 from functional_models.logit_processors import Processor
+from functional_models.token_rules import NO_RULES, TokenRules
 
 Tensor = Any
 
@@ -47,15 +48,22 @@ class ProcessedSampler(keras_hub.samplers.Sampler):
         sampler: the sampler to wrap. Of a `ProcessedSampler`, its sampler is wrapped, and its
             processors are appended.
         processors: functions of logits (b, v), tokens (b, L), index () that return logits (b, v).
+        rules: rules that depend on prompts, which a `Generator` applies before.
     """
 
     def __init__(
-        self, sampler: keras_hub.samplers.Sampler, processors: Sequence[Processor]
+        self,
+        sampler: keras_hub.samplers.Sampler,
+        processors: Sequence[Processor],
+        rules: TokenRules = NO_RULES,
     ) -> None:
         # Without `super().__init__`: temperature and seeds are those of the wrapped sampler.
         if isinstance(sampler, ProcessedSampler):
+            if rules == NO_RULES:
+                rules = sampler.rules
             sampler, processors = sampler.sampler, (*processors, *sampler.processors)
         self.sampler: Any = sampler
+        self.rules: TokenRules = rules
         self.processors = tuple(processors)
 
     def __repr__(self) -> str:
@@ -63,7 +71,7 @@ class ProcessedSampler(keras_hub.samplers.Sampler):
 
     def __getattr__(self, name: str) -> Any:
         """Return attributes of the wrapped sampler: `temperature`, `seed_generator`, `k`, ..."""
-        if name in ("sampler", "processors"):  # not set during copying
+        if name in ("sampler", "processors", "rules"):  # not set during copying
             raise AttributeError(name)
         return getattr(self.sampler, name)
 

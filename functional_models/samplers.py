@@ -28,7 +28,11 @@ _OPTIONS = {
     ),
 }
 SAMPLERS = tuple(_OPTIONS)
-_OF_ALL = ("seed", "num_return_sequences", "repetition_penalty", "min_p")
+_RULES = ("min_new_tokens", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty")
+_OF_ALL = (
+    *("seed", "num_return_sequences", "repetition_penalty", "no_repeat_ngram_size", "min_p"),
+    *_RULES,
+)
 """Options that any sampler takes, `num_return_sequences` only as 1."""
 
 
@@ -59,6 +63,10 @@ def make_sampler(
     length_offset: float = 0.0,
     early_stopping: str | bool = "never",
     repetition_penalty: float | None = None,
+    no_repeat_ngram_size: int | None = None,
+    min_new_tokens: int | None = None,
+    encoder_no_repeat_ngram_size: int | None = None,
+    encoder_repetition_penalty: float | None = None,
     min_p: float | None = None,
     seed: int | None = None,
 ) -> Any:
@@ -66,9 +74,10 @@ def make_sampler(
 
     `random`, `top_k` and `top_p` are a `RandomSampler` of KerasHub, which draws from the tokens
     that processors of the logits leave, in the order of Hugging Face Transformers: repetition
-    penalty, temperature, k, p, min_p. KerasHub's own classes draw from other tokens where logits
-    are equal, where the likeliest tokens have a total probability of exactly p, and where k and p
-    are given. The command line takes its options, with their help, from this signature.
+    penalty, repeated tokens, temperature, k, p, min_p. KerasHub's own classes draw from other
+    tokens where logits are equal, where the likeliest tokens have a total probability of exactly p,
+    and where k and p are given. The command line takes its options, with their help, from this
+    signature.
 
     Args:
         sampler: one of `SAMPLERS`, or a `keras_hub.samplers.Sampler`.
@@ -87,6 +96,12 @@ def make_sampler(
         early_stopping: when `beam` stops: `never` before no better sequence can follow; `false` by
             an estimate of that, as is the default of Hugging Face; `true` at `num_beams` sequences.
         repetition_penalty: makes tokens that have occurred less likely if above 1.
+        no_repeat_ngram_size: number n, where no n tokens that follow each other occur again.
+        min_new_tokens: number of new tokens before which no text ends.
+        encoder_no_repeat_ngram_size: number n, where no n tokens that follow each other in the
+            source of a translation do so in it.
+        encoder_repetition_penalty: makes tokens of the source of a translation more likely if
+            above 1.
         min_p: drops tokens less likely than this fraction of the likeliest token's probability.
         seed: seed of the random draws; by default, draws differ from call to call.
 
@@ -121,18 +136,26 @@ def make_sampler(
         )
     from functional_models import logit_processors as of
     from functional_models.processed_sampler import ProcessedSampler
+    from functional_models.token_rules import TokenRules
 
     # In the order of Hugging Face; all but the first leave the logits of the tokens that they keep.
     processors: list[Any] = []
     if repetition_penalty is not None:
         processors.append(of.RepetitionPenalty(repetition_penalty))
+    if no_repeat_ngram_size is not None:
+        processors.append(of.NoRepeatNgrams(no_repeat_ngram_size))
     if sampler == "top_k" or (sampler == "top_p" and k is not None):
         processors.append(of.TopK(options["k"]))
     if sampler == "top_p":
         processors.append(of.TopP(options["p"], temperature=temperature))
     if min_p is not None:
         processors.append(of.MinP(min_p, temperature=chosen.temperature))
-    return ProcessedSampler(chosen, processors) if processors else chosen
+    given = (min_new_tokens, encoder_no_repeat_ngram_size, encoder_repetition_penalty)
+    rules: dict[str, Any] = dict(zip(_RULES, given, strict=True))
+    rules = {name: value for name, value in rules.items() if value is not None}
+    if not processors and not rules:
+        return chosen
+    return ProcessedSampler(chosen, processors, TokenRules(**rules))
 
 
 def check_option_names(

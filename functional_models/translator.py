@@ -220,8 +220,9 @@ class Translator(TextModel):
             return_attention: return pairs of a translation and its `AttentionMaps`.
             progress: show a progress bar on a terminal if there are several batches.
             sampler_options: `temperature`, `k`, `p`, `alpha`, `num_beams`, `num_return_sequences`,
-                `length_penalty`, `length_offset`, `early_stopping`, `repetition_penalty`, `min_p`,
-                `seed`; see `make_sampler`.
+                `length_penalty`, `length_offset`, `early_stopping`, `repetition_penalty`,
+                `no_repeat_ngram_size`, `min_new_tokens`, `encoder_no_repeat_ngram_size`,
+                `encoder_repetition_penalty`, `min_p`, `seed`; see `make_sampler`.
 
         Returns:
             The translation of each sentence, as a text or a `Generated`; with

@@ -56,10 +56,13 @@ GEMMA2 = {
     "use_sliding_window_attention": True,
     "sliding_window_size": 3,
 }
+GEMMA3 = {**GEMMA, "intermediate_dim": 23, "image_size": 16}
 T5 = {**SIZES, "key_value_dim": 5}
 GELU_TANH = keras_hub.src.utils.keras_utils.gelu_approximate
 
-QUICK_BACKBONES = ("gpt2", "gpt_neo_x", "bloom", "llama3", "mistral", "gemma2", "bert", "bart")
+QUICK_BACKBONES = (
+    *("gpt2", "gpt_neo_x", "bloom", "llama3", "mistral", "gemma2", "smollm3", "bert", "bart"),
+)
 BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", LONG),
     "opt": ("OPT", LONG),
@@ -88,6 +91,44 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3, window": ("Qwen3", {**GROUPED, "head_dim": 10, "sliding_window_size": 3}),
     "gemma": ("Gemma", GEMMA),
     "gemma2": ("Gemma", GEMMA2),
+    "gemma3": (
+        "Gemma3",
+        {
+            **GEMMA3,
+            "num_layers": 7,
+            "use_post_ffw_norm": True,
+            "use_post_attention_norm": True,
+            "use_sliding_window_attention": True,
+            "sliding_window_size": 3,
+            "local_rope_scaling_factor": 2.0,
+            "global_rope_scaling_factor": 8.0,
+        },
+    ),
+    "gemma3, full": (
+        "Gemma3",
+        {
+            **GEMMA3,
+            "use_query_key_norm": False,
+            "attention_logit_soft_cap": 1.5,
+            "final_logit_soft_cap": 2.5,
+        },
+    ),
+    "smollm3": (
+        "SmolLM3",
+        {
+            **{name: value for name, value in GROUPED.items() if name != "num_query_heads"},
+            "num_attention_heads": 6,
+            "attention_bias": True,
+            "attention_dropout": 0.0,
+            "rope_layer_enabled_list": [True, False],
+            "layer_types": ["full_attention"] * 3,
+            "mlp_bias": True,
+            "layer_norm_epsilon": 0.03,
+            "max_position_embeddings": 17,
+            "rope_theta": 500.0,
+            "partial_rotary_factor": 1.0,
+        },
+    ),
     "mixtral": ("Mixtral", {**GROUPED, "num_experts": 5, "sliding_window": 3}),
     "qwen_moe": ("QwenMoe", {**GROUPED, **EXPERTS, "shared_expert_intermediate_dim": 13}),
     "qwen3_moe": (
@@ -132,6 +173,8 @@ def backbone_of(name: str, seed: int = 0) -> Any:
 def randomise(model: Any, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     for variable in model.weights:
+        if variable.path.endswith("inv_freq"):  # which follow from the settings
+            continue
         noise = rng.normal(size=variable.shape).astype("float32")
         if variable.path.endswith(("gamma", "scale", "weight")):
             variable.assign(1.0 + 0.3 * noise)

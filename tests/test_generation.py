@@ -244,6 +244,26 @@ def test_the_repetition_penalty_applies_to_prompt_and_new_tokens(language):
 
 
 @pytest.mark.slow
+def test_rules_of_repeated_tokens_and_lengths_hold_in_compiled_loops(language):
+    options = {"no_repeat_ngram_size": 2, "min_new_tokens": 4}
+    stops = tuple(range(2, 31, 3))
+    found = run(language, PROMPTS, stop_ids=stops, **options)
+    ends = (END, *stops)
+    rows = zip(PROMPTS, found, full_logits(language, PROMPTS, found), strict=True)
+    for prompt, new, logits in rows:
+        assert len(new) > 4
+        for i, token in enumerate(new):
+            row = [*prompt, *new[:i]]
+            x = logits[i].copy()
+            x[[b for a, b in itertools.pairwise(row) if a == row[-1]]] = -np.inf
+            if i < 4:
+                x[list(ends)] = -np.inf
+            assert x[token] >= x.max() - 1e-4
+    alone = [run(language, [prompt], stop_ids=stops, **options)[0] for prompt in PROMPTS]
+    assert alone == found != run(language, PROMPTS, stop_ids=stops)
+
+
+@pytest.mark.slow
 def test_a_keras_hub_sampler_is_used_with_its_own_seeds(language):
     sampler = keras_hub.samplers.RandomSampler(seed=3)
     assert language.sampler(sampler) is sampler

@@ -8,7 +8,7 @@ from small_models import as_array, dtype_policy_scope
 
 from builders import build_decode_step, empty_cache
 from functional_models import compiled, generation
-from functional_models.generation import bucket
+from functional_models.prompts import bucket
 
 compiles = pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is compiled")
 

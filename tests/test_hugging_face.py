@@ -57,6 +57,8 @@ SLOW = (
     ),
     *("mt5", "mt5_tied", "opt_options", "pegasus", "phi3_partial", "phi_grouped", "qwen3_windows"),
     *("stablelm", "starcoder2_plain", "t5_options", "xlm_roberta", "bert_untied", "electra"),
+    *("gemma3_text_options", "cohere_options", "smollm3_options", "olmo", "olmo_options"),
+    *("olmo3_options", "exaone4_full", "qwen2_moe_dense", "modernbert_base", "modernbert_options"),
 )
 
 
@@ -118,6 +120,7 @@ def other_value(key: str, config: dict[str, Any]) -> Any:
 
 
 WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers")
+PERIODS = ("sliding_window_pattern", "no_rope_layer_interval")  # of blocks that are listed
 
 
 def has_effect(key: str, config: dict[str, Any]) -> bool:
@@ -128,6 +131,10 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
         return config["rope_scaling"] is not None
     if key in ("interleave_moe_layer_step", "no_rope_layer_interval"):  # in place of a list
         return False
+    if key in PERIODS and (config.get("layer_types") or config.get("no_rope_layers")):
+        return False
+    if key == "classifier_activation":
+        return config["architectures"] == ["ModernBertForMaskedLM"]
     if key == "transformers_version":
         return config["tie_word_embeddings"]
     if key in ("n_group", "topk_group") and config["model_type"] == "deepseek_v2":

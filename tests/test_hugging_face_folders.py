@@ -196,6 +196,53 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_left_out(copy: Callable[..
         assert fm.from_hugging_face(folder).tokenizers == {}
 
 
+def copy_of_whole(copy: Callable[..., Path], **keys: Any) -> Path:
+    """Copy Gemma 3 as the language model of a model of texts and images."""
+    text = json.loads((GOLDEN / "gemma3_text_options" / "config.json").read_text())
+
+    def rename(tensors: Tensors) -> None:
+        for name in list(tensors):
+            tensors[f"language_model.{name}"] = tensors.pop(name)
+        tensors["vision_tower.vision_model.head.bias"] = np.ones(3, "float32")
+
+    whole = {
+        **{"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]},
+        **{"text_config": text, "vision_config": {"hidden_size": 3}, "image_token_index": 30},
+    }
+    folder = copy("gemma3_text_options", rename)
+    (folder / "config.json").write_text(json.dumps({**whole, **keys}))
+    return folder
+
+
+def test_the_language_model_of_a_model_of_images_is_read(copy: Callable[..., Path]) -> None:
+    folder = copy_of_whole(copy)
+    with pytest.warns(UserWarning, match=r"1 tensors of images are left out, such as vision_tower"):
+        model = read(folder)
+    assert_same_weights(model, read(GOLDEN / "gemma3_text_options"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"bonus": 3}, "bonus=3 has an unknown meaning in gemma3"),
+        ({"architectures": ["Gemma3Model"]}, r"architectures=\['Gemma3Model'\]: must be"),
+        ({"text_config": None}, "text_config=None: must have the configuration of the language"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings=True, and False in text_config"),
+        (
+            {"text_config": {"final_logit_softcapping": 2.5}},
+            "final_logit_softcapping=2.5 in text_config: must be None",
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantization_config=.*: must be None"),
+        ({"model_type": "lava"}, "model_type='lava' has a text_config: it is a model of more than"),
+    ],
+)
+def test_other_models_of_images_are_refused(
+    copy: Callable[..., Path], keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        refused(copy_of_whole(copy, **keys))
+
+
 # Folders that are refused -----------------------------------------------------------------------
 
 
@@ -262,6 +309,43 @@ def test_tensors_of_another_model_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         refused(copy(change=change))
+
+
+OF_BLOCKS = (
+    *(
+        "cohere",
+        "cohere2",
+        "exaone4",
+        "gemma3_text",
+        "modernbert",
+        "olmo",
+        "olmo3",
+        "qwen2_moe_dense",
+    ),
+    *("qwen3_moe_dense", "smollm3"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_BLOCKS)
+def test_any_tensor_of_a_family_is_missed_and_checked(
+    copy: Callable[..., Path], name: str, tmp_path: Path
+) -> None:
+    tensors = load_file(GOLDEN / name / SINGLE)
+    tied = ("lm_head.weight", "decoder.weight", "embed_tokens.weight", "tok_embeddings.weight")
+    single = [tensor for tensor in tensors if not tensor.endswith(tied)]
+    for number, tensor in enumerate((single[0], single[len(single) // 2], single[-1])):
+        short = tensor.removeprefix("model.")
+        changes = {
+            rf"the tensor {short} is missing": without(tensor),
+            rf"the tensor {short} has the shape": with_tensor(tensor, 3, 41),
+            rf"has no tensor {short}_": with_tensor(f"{tensor}_", 3),
+        }
+        for again, (message, change) in enumerate(changes.items()):
+            folder = copy(name, change).rename(tmp_path / f"{number}_{again}")
+            with pytest.raises(ValueError, match=message) as caught:
+                refused(folder)
+            assert "\n" not in str(caught.value)
 
 
 def refused(folder: Path) -> None:

@@ -207,3 +207,19 @@ def test_another_type_than_a_path_or_a_variant_raises(fresh, given):
             load(given)
     with pytest.raises(TypeError, match="compare takes variants and specs, given"):
         fm.compare(given)
+
+
+def test_rules_of_tokens_are_checked(tmp_path):
+    lm = fm.CausalLM(SPEC, byte_tokenizer())
+    with pytest.raises(ValueError, match=r"encoder_no_repeat_ngram_size=3: a language model has"):
+        lm.generate("fox", "greedy", encoder_no_repeat_ngram_size=3)
+    with pytest.raises(ValueError, match="no_repeat_ngram_size=0: must be an integer, 1 or more"):
+        lm.generate("fox", "greedy", no_repeat_ngram_size=0)
+    with pytest.raises(ValueError, match="min_new_tokens=-1: must be an integer, 0 or more"):
+        lm.generate("fox", "greedy", min_new_tokens=-1)
+    with pytest.raises(ValueError, match=r"encoder_repetition_penalty=0.0: must be above 0"):
+        lm.generate("fox", "greedy", encoder_repetition_penalty=0.0)
+    with pytest.raises(
+        ValueError, match=r"TokenRules\(min_new_tokens=2.*is not part of an exported"
+    ):
+        lm.export(tmp_path / "lm", min_new_tokens=2)

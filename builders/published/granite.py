@@ -47,6 +47,6 @@ register_family(
     },
     {"minicpm_2b": ("2.7 billion", size(40, 2304, 36, intermediate_dim=5760))},
     kind="decoder_only",
-    source='Hu et al. 2024, "MiniCPM", section 3.1 and the released configuration',
+    source='Hu et al. 2024, "MiniCPM", section 3.1; sizes and factors as in transformers',
     summary="Llama with each branch times 1.4 / sqrt(blocks), and scaled embeddings and logits",
 )

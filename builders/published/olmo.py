@@ -98,6 +98,6 @@ register_family(
         "exaone4_32b": ("32.0 billion", size(64, 5120, 40, intermediate_dim=27_392, **_LOCAL)),
     },
     kind="decoder_only",
-    source='LG AI Research 2025, "EXAONE 4.0", section 2 and table 1',
+    source='LG AI Research 2025, "EXAONE 4.0", section 2, table 1; positions as in TensorRT-LLM',
     summary="norms on outputs; 32B: windows with positions in three of four blocks, else neither",
 )

@@ -62,6 +62,7 @@ class Family:
         ignored: entries that this version of KerasHub ignores: the value that it assumes, and the
             spec fields that implement the entry.
         defaults: spec fields without an entry, which do not change the outputs at real tokens.
+        computed: ends of the paths of weights that follow from the settings.
         target_start: tokens before a target: `start`, `padding`, or `end, start`.
     """
 
@@ -73,6 +74,7 @@ class Family:
     required: Mapping[str, Any] = field(default_factory=dict)
     ignored: Mapping[str, tuple[Any, tuple[str, ...]]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    computed: tuple[str, ...] = ()
     target_start: str = "start"
 
     def spec(self, config: Config) -> TransformerSpec:

@@ -132,7 +132,7 @@ def llama_layers(
 
 _GEMMA = {**forms.GEMMA, "activation": "gelu_tanh", "tie_embeddings": True}
 
-_GEMMA_NAMES = {
+GEMMA_NAMES = {
     "vocabulary_size": "vocabulary_size",
     "num_layers": "num_layers",
     "num_query_heads": "num_heads",
@@ -167,7 +167,8 @@ def _heads_second(array: np.ndarray) -> np.ndarray:
     return np.swapaxes(array, 0, 1)
 
 
-def _gemma_layers() -> dict[str, str | Part]:
+def gemma_layers() -> dict[str, str | Part]:
+    """Return the layers of Gemma, whose projections have the heads first."""
     ours, theirs = "decoder.block_{i}", "transformer_layers.{i}"
     kernels = {
         f"{ours}.self_attention.{role}": Part(f"{theirs}.attention.{role}_dense", _heads_second)
@@ -253,8 +254,8 @@ FAMILIES: tuple[Family, ...] = (
         Family(
             "GemmaBackbone",
             {**_GEMMA, "norm_placement": placement},
-            _GEMMA_NAMES,
-            _gemma_layers(),
+            GEMMA_NAMES,
+            gemma_layers(),
             (_HALF_AS_WIDE, _GEMMA_WINDOW),
             required={
                 **NO_DROPOUT,

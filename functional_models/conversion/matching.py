@@ -12,10 +12,18 @@ import builders
 from builders.errors import unknown_name
 from builders.expert_fields import Experts
 from builders.spec_fields import Regularization
-from functional_models.conversion import bert, experts, gpt, llama, t5
+from functional_models.conversion import bert, experts, gemma3, gpt, llama, smollm, t5
 from functional_models.conversion.family import Family
 
-FAMILIES = (*gpt.FAMILIES, *llama.FAMILIES, *experts.FAMILIES, *bert.FAMILIES, *t5.FAMILIES)
+FAMILIES = (
+    *gpt.FAMILIES,
+    *llama.FAMILIES,
+    *gemma3.FAMILIES,
+    *smollm.FAMILIES,
+    *experts.FAMILIES,
+    *bert.FAMILIES,
+    *t5.FAMILIES,
+)
 
 # Entries of every Keras model, without influence on the outputs.
 _ANY_CONFIG = ("name", "trainable", "dtype")
@@ -123,19 +131,44 @@ def family_of_spec(spec: builders.TransformerSpec, backbone: str | None) -> Fami
 def differences(
     ours: builders.TransformerSpec, theirs: builders.TransformerSpec
 ) -> dict[str, tuple[Any, Any]]:
-    """Return the fields that make two specs compute different outputs, with both values."""
-    names = [field.name for field in dataclasses.fields(ours) if _matters(ours, field.name)]
-    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if not _are_equal(name, *pair)}
+    """Return the fields that make two specs compute different outputs, with both values.
+
+    Blocks are compared one by one, since different `block_overrides` may describe the same blocks.
+    """
+    names = [field.name for field in dataclasses.fields(ours) if field.name != "block_overrides"]
+    blocks = 1
+    if ours.block_overrides or theirs.block_overrides:
+        blocks = max(map(ours.num_blocks, ours.stacks))
+    found: dict[str, tuple[Any, Any]] = {}
+    for i in range(blocks):
+        one, other = ours.of_block(i), theirs.of_block(i)
+        for name in names:
+            if _matters(one, name) and not _equal(
+                name, _effective(one, name), _effective(other, name)
+            ):
+                found.setdefault(name, (getattr(one, name), getattr(other, name)))
+    return found
 
 
-def _are_equal(name: str, ours: Any, theirs: Any) -> bool:
-    """Return whether two values of a field compute the same outputs."""
+def _effective(spec: builders.TransformerSpec, name: str) -> Any:
+    """Return the value of a field; of a factor that is not given, what it is then."""
+    given = getattr(spec, name)
+    if given is not None:
+        return given
+    defaults = {"attention_scale": spec.head_dim**-0.5, "embedding_scale": 1.0, "logit_scale": 1.0}
+    return defaults.get(name)
+
+
+def _equal(name: str, one: Any, other: Any) -> bool:
+    """Return whether two values of a field compute the same outputs.
+
+    Numbers may differ by the rounding of a reciprocal.
+    """
     if name == "router_correction_rate":  # of training, but for whether there are corrections
-        return (ours is None) == (theirs is None)
-    if isinstance(ours, float) and isinstance(theirs, float):
-        return math.isclose(ours, theirs, rel_tol=1e-9)  # numbers are float32 in a model
-    return bool(ours == theirs)
+        return (one is None) == (other is None)
+    if isinstance(one, float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-9)  # numbers are float32 in a model
+    return bool(one == other)
 
 
 def _matters(spec: builders.TransformerSpec, name: str) -> bool:

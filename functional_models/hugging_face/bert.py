@@ -19,7 +19,7 @@ from functional_models.hugging_face.family import (
     StoredTensors,
 )
 from functional_models.hugging_face.rules import PADDING, activation, several
-from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, TRAINING
+from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, NOT_READ, TRAINING
 
 _SIZES = {
     "vocab_size": "vocabulary_size",
@@ -118,7 +118,7 @@ _BERT = Family(
                 "pooler_size_per_head",
                 "pooler_type",
             ),
-            "not read by transformers",
+            NOT_READ,
         ),
     },
     prefix="bert.",

@@ -20,16 +20,20 @@ from functional_models.folders import MODEL
 from functional_models.hugging_face import (
     bart,
     bert,
+    cohere,
     deepseek,
     experts,
     falcon,
+    gemma,
     gpt,
     gpt_neo,
     gpt_oss,
     llama,
     llama4,
+    modernbert,
     olmo,
     phi3,
+    smollm,
     t5,
 )
 from functional_models.hugging_face.family import Family
@@ -41,6 +45,7 @@ from functional_models.hugging_face.generation_settings import (
 from functional_models.hugging_face.gguf_files import read_gguf
 from functional_models.hugging_face.gguf_tokenizer import read_gguf_tokenizer
 from functional_models.hugging_face.stored_tensor import StoredTensor
+from functional_models.hugging_face.text_parts import text_config, text_tensors
 from functional_models.hugging_face.tokenizers import read_tokenizers
 from functional_models.hugging_face.weight_files import stored_tensors
 from functional_models.hugging_face.weights import Tensors, assign_weights
@@ -56,14 +61,18 @@ FAMILIES: tuple[Family, ...] = (
     *gpt.FAMILIES,
     *gpt_neo.FAMILIES,
     *llama.FAMILIES,
+    *gemma.FAMILIES,
     *phi3.FAMILIES,
     *olmo.FAMILIES,
+    *smollm.FAMILIES,
     *experts.FAMILIES,
     *gpt_oss.FAMILIES,
     *llama4.FAMILIES,
     *deepseek.FAMILIES,
     *falcon.FAMILIES,
+    *cohere.FAMILIES,
     *bert.FAMILIES,
+    *modernbert.FAMILIES,
     *t5.FAMILIES,
     *bart.FAMILIES,
 )
@@ -98,11 +107,12 @@ def from_hugging_face(
     """
     path = check_path("the folder of a model", folder)
     source = _of_gguf(path) if _is_gguf(path) else _of_folder(path)
-    config = source.config
     try:
+        config = text_config(source.config)
         family, head = family_of(config)
         fields = family.spec_fields(config, head)
-        tensors = Tensors(source.tensors(), family)
+        stored, left_out = text_tensors(source.config.get("model_type"), source.tensors())
+        tensors = Tensors(stored, family)
         if family.stored is not None:
             fields |= family.stored(tensors, fields)
         spec = _spec(family, fields)
@@ -119,8 +129,8 @@ def from_hugging_face(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     # A model that is refused has one line.
-    if problem:
-        warnings.warn(problem, stacklevel=2)
+    for message in filter(None, (left_out, problem)):
+        warnings.warn(message, stacklevel=2)
     if spec.kind in GENERATES:
         [*_, end_id] = [None, *(tokenizer.end_id for tokenizer in tokenizers.values())]
         warn_of_unused_settings(source.settings, settings_file(path), GENERATES[spec.kind], end_id)

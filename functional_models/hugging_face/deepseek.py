@@ -11,7 +11,9 @@ import numpy as np
 from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
-from functional_models.hugging_face.family import Family, Layers, OfExperts, Place
+from functional_models.hugging_face.block_types import block_pattern
+from functional_models.hugging_face.experts import expert_kernels
+from functional_models.hugging_face.family import Family, Layers, Place
 from functional_models.hugging_face.llama import (
     BLOCK,
     DEFAULTS,
@@ -24,7 +26,6 @@ from functional_models.hugging_face.llama import (
 from functional_models.hugging_face.rules import (
     DECODER_PADDING,
     activation,
-    block_pattern,
     rotary,
     written_scaling,
 )
@@ -97,9 +98,10 @@ def _layers(spec: TransformerSpec, config: Config) -> Layers:
         "feedforward.router": f"{mlp}.gate",
         "feedforward.top_experts": Place(f"{mlp}.gate.e_score_correction_bias"),
     }
-    for role in ("gate", "up", "down"):
-        expert = OfExperts(f"{mlp}.experts.{{e}}.{role}_proj.weight")
-        found[f"feedforward.experts.{role}"] = expert
+    roles = ("gate", "up", "down")
+    kernels = expert_kernels(f"{mlp}.experts", {role: f"{role}_proj" for role in roles})
+    for role in roles:
+        found[f"feedforward.experts.{role}"] = kernels[role]
         found[f"feedforward.shared_expert.{role}"] = f"{mlp}.shared_experts.{role}_proj"
     return {**layers(), **{f"{BLOCK}.{name}": place for name, place in found.items()}}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face.block_types import BLOCKS, blocks_of, check_layer_types
 from functional_models.hugging_face.family import Family, Layers, OfExperts
 from functional_models.hugging_face.llama import (
     COMMON,
@@ -16,23 +19,41 @@ from functional_models.hugging_face.llama import (
     heads,
     layers,
 )
-from functional_models.hugging_face.rules import check_layer_types, several
+from functional_models.hugging_face.rules import several
 from functional_models.hugging_face.silent import RETURNS, TRAINING
 
 _OURS = "decoder.block_{i}.feedforward"
+_HALVES = {"gate": 0, "up": 1}
+
+
+def expert_kernels(experts: str, names: Mapping[str, str]) -> dict[str, OfExperts]:
+    """Return the places of the kernels of experts by role.
+
+    Args:
+        experts: name of the experts of a block.
+        names: role -> name in an expert.
+    """
+    return {
+        role: OfExperts(
+            f"{experts}.{{e}}.{name}.weight",
+            f"{experts}.{'down_proj' if role == 'down' else 'gate_up_proj'}",
+            _HALVES.get(role),
+        )
+        for role, name in names.items()
+    }
 
 
 def _expert_layers(block: str, gate: str, up: str, down: str, shared: bool = False) -> Layers:
-    """Return the layers of Llama with a mixture of this name, and these names in an expert."""
+    """Return the layers of Llama, with a mixture of this name, and these names in an expert."""
     theirs = f"{THEIRS}.{block}"
-    found = {name: place for name, place in layers().items() if not name.startswith(_OURS)}
-    found[f"{_OURS}.norm"] = layers()[f"{_OURS}.norm"]
+    found = dict(layers())
     found[f"{_OURS}.router"] = f"{theirs}.gate"
-    for role, name in {"gate": gate, "up": up, "down": down}.items():
-        found[f"{_OURS}.experts.{role}"] = OfExperts(f"{theirs}.experts.{{e}}.{name}.weight")
-        if shared:
-            found[f"{_OURS}.shared_expert.{role}"] = f"{theirs}.shared_expert.{name}"
+    names = {"gate": gate, "up": up, "down": down}
+    kernels = expert_kernels(f"{theirs}.experts", names)
+    found |= {f"{_OURS}.experts.{role}": place for role, place in kernels.items()}
     if shared:
+        of_all = {role: f"{theirs}.shared_expert.{name}" for role, name in names.items()}
+        found |= {f"{_OURS}.shared_expert.{role}": name for role, name in of_all.items()}
         found[f"{_OURS}.shared_expert.share"] = f"{theirs}.shared_expert_gate"
     return found
 
@@ -47,8 +68,6 @@ _SILENT = {
 
 _QWEN_FIELDS = {
     **SIZES,
-    "num_experts": "num_experts",
-    "num_experts_per_tok": "num_active_experts",
     "moe_intermediate_size": "expert_dim",
     "norm_topk_prob": "renormalize_scores",
 }
@@ -56,14 +75,43 @@ _QWEN_FIELDS = {
 _QWEN: dict[str, Any] = {
     **DEFAULTS,
     "norm_topk_prob": False,
+    "decoder_sparse_step": 1,
     "bos_token_id": None,
     "eos_token_id": None,
 }
 
-_IN_ALL_BLOCKS: dict[str, tuple[Any, ...]] = {
-    "decoder_sparse_step": (1,),
-    "mlp_only_layers": ([], None),
-}
+
+def _mixtures(config: Config) -> dict[str, Any]:
+    """Read which blocks have a mixture: every n-th, but for those that are listed."""
+    blocks, step = range(config["num_hidden_layers"]), config["decoder_sparse_step"]
+    dense = config["mlp_only_layers"] or []
+    if not isinstance(dense, list) or not set(dense) <= set(blocks):
+        raise ValueError(f"mlp_only_layers={dense!r}: must be a list of blocks of {len(blocks)}")
+    mixture = {
+        "num_experts": config["num_experts"],
+        "num_active_experts": config["num_experts_per_tok"],
+    }
+    plain = {"num_experts": 0, "num_active_experts": 0}
+    return {BLOCKS: [mixture if (i + 1) % step == 0 and i not in dense else plain for i in blocks]}
+
+
+def _written_mixtures(spec: TransformerSpec) -> dict[str, Any]:
+    blocks = blocks_of(spec)
+    mixture = next((block for block in blocks if block.num_experts), spec)
+    return {
+        "num_experts": mixture.num_experts,
+        "num_experts_per_tok": mixture.num_active_experts,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [i for i, block in enumerate(blocks) if not block.num_experts],
+    }
+
+
+_MIXTURES = Rule(
+    ("num_experts", "num_experts_per_tok", "decoder_sparse_step"),
+    _mixtures,
+    _written_mixtures,
+    optional=("mlp_only_layers",),
+)
 
 
 def _window(config: Config) -> dict[str, Any]:
@@ -116,6 +164,7 @@ FAMILIES: tuple[Family, ...] = (
         },
         silent=_SILENT,
         layers=_expert_layers("block_sparse_moe", "w1", "w3", "w2"),
+        renamed={".mlp.": ".block_sparse_moe."},  # as transformers 5 saves its own layout
         **SHARED,
     ),
     Family(
@@ -127,7 +176,7 @@ FAMILIES: tuple[Family, ...] = (
             "shared_expert_intermediate_size": "shared_expert_dim",
             "qkv_bias": "attention_bias",
         },
-        rules=(*COMMON, _NO_WINDOW),
+        rules=(*COMMON, _NO_WINDOW, _MIXTURES),
         defaults={
             **_QWEN,
             "num_experts": 60,
@@ -137,7 +186,7 @@ FAMILIES: tuple[Family, ...] = (
             "qkv_bias": True,
         },
         # Versions of transformers disagree on which blocks have the window.
-        required={**_IN_ALL_BLOCKS, "use_sliding_window": (False,)},
+        required={"use_sliding_window": (False,)},
         silent={**_SILENT, **dict.fromkeys(("sliding_window", "max_window_layers"), _OFF)},
         layers=_expert_layers(*_QWEN_LAYERS, shared=True),
         **SHARED,
@@ -147,7 +196,7 @@ FAMILIES: tuple[Family, ...] = (
         heads=heads("Qwen3Moe"),
         constants={**forms.LLAMA, "qk_norm": True},
         fields={**_QWEN_FIELDS, "attention_bias": "attention_bias"},
-        rules=(*COMMON, _WINDOW),
+        rules=(*COMMON, _WINDOW, _MIXTURES),
         defaults={
             **_QWEN,
             "num_experts": 128,
@@ -157,7 +206,6 @@ FAMILIES: tuple[Family, ...] = (
             "use_sliding_window": False,
             "sliding_window": 4096,
         },
-        required=_IN_ALL_BLOCKS,
         silent={**_SILENT, "max_window_layers": "of other blocks than those with windows"},
         aliases={"num_local_experts": "num_experts"},
         layers=_expert_layers(*_QWEN_LAYERS),

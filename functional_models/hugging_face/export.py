@@ -223,9 +223,15 @@ def _stored(
     if isinstance(place, str):
         place = Place(f"{place}.weight", f"{place}.bias")
     name = place.bias if variable.name in ("bias", "beta") else place.weight
+    if not name:
+        if np.any(value):
+            raise ValueError(f"there is no place for the bias of {layer}")
+        return
     array = np.moveaxis(value, -1, 0)
     if not place.of_experts:
         array = _outputs_first(layer, variable.name, value)
+    if place.by_head:
+        array = array.reshape(-1)
     if name == "final_logits_bias":  # a row
         array = array[None]
     if place.part is None:
@@ -280,6 +286,8 @@ def _joined(parts: list[tuple[Place, np.ndarray]], spec: TransformerSpec) -> np.
     whole = np.zeros((size, *first.shape[1:]), first.dtype)
     for own, (_, array) in zip(rows, parts, strict=True):
         whole[own] = array
+    if place.by_head:
+        return whole.reshape(-1, spec.head_dim)
     return _as_stored(whole, place)
 
 

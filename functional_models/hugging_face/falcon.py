@@ -21,14 +21,15 @@ from functional_models.hugging_face.gpt import (
 from functional_models.hugging_face.rules import (
     DECODER_PADDING,
     FREQUENCIES,
+    SIZES,
     activation,
     rotary,
 )
 from functional_models.hugging_face.silent import (
-    CLASSIFIER,
     EXECUTION,
     REQUIRED,
     SILENT,
+    SUMMARY,
     TRAINING,
 )
 
@@ -113,16 +114,10 @@ _FALCON = Family(
     heads={"FalconForCausalLM": {}, "FalconModel": NEEDS_TIED},
     constants=forms.NEOX,
     fields={
-        "vocab_size": "vocabulary_size",
-        "hidden_size": "hidden_dim",
+        **SIZES,
         "ffn_hidden_size": "intermediate_dim",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "max_position_embeddings": "max_sequence_length",
         "layer_norm_epsilon": "norm_epsilon",
         "hidden_dropout": "dropout",
-        "attention_dropout": "attention_dropout",
-        "tie_word_embeddings": "tie_embeddings",
     },
     rules=(
         activation("activation"),
@@ -204,16 +199,7 @@ _GPTJ = Family(
     },
     required={"rotary": (True,), "scale_attn_weights": (True,)},
     silent={
-        **dict.fromkeys(
-            (
-                "summary_type",
-                "summary_use_proj",
-                "summary_activation",
-                "summary_first_dropout",
-                "summary_proj_to_labels",
-            ),
-            CLASSIFIER,
-        ),
+        **SUMMARY,
         "n_ctx": "an old name of n_positions",
     },
     aliases=GPT_ALIASES,
@@ -239,18 +225,12 @@ _PHI = Family(
     heads={"PhiForCausalLM": {}},
     constants={**_SHARED_NORM, "logit_bias": True},
     fields={
-        "vocab_size": "vocabulary_size",
-        "hidden_size": "hidden_dim",
+        **SIZES,
         "intermediate_size": "intermediate_dim",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
         "num_key_value_heads": "num_key_value_heads",
-        "max_position_embeddings": "max_sequence_length",
         "layer_norm_eps": "norm_epsilon",
         "resid_pdrop": "dropout",
         "embd_pdrop": "embedding_dropout",
-        "attention_dropout": "attention_dropout",
-        "tie_word_embeddings": "tie_embeddings",
     },
     rules=(activation("hidden_act"), DECODER_PADDING, rotary(share=0.5)),
     defaults={

@@ -16,6 +16,7 @@ import numpy as np
 from builders import TransformerSpec
 from builders.errors import similar_names
 from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face.block_types import BLOCKS, merged
 from functional_models.hugging_face.silent import REQUIRED, SILENT
 
 Read = Callable[[str], np.ndarray]
@@ -28,7 +29,7 @@ class Place:
 
     Attributes:
         weight: name of the tensor of a kernel, an embedding or the scale of a norm.
-        bias: name of the tensor of the bias.
+        bias: name of the tensor of the bias; empty where it is zero and not stored.
         part: returns the part of both that is the layer's, outputs first; `None`: all.
         inputs_first: whether a kernel is stored as (inputs, outputs), and not transposed as by
             `torch.nn.Linear`.
@@ -40,6 +41,7 @@ class Place:
     bias: str = ""
     part: Callable[[np.ndarray, TransformerSpec], np.ndarray] | None = None
     inputs_first: bool = False
+    by_head: bool = False
     of_experts: bool = False
 
 
@@ -49,9 +51,14 @@ class OfExperts:
 
     Attributes:
         weight: name of the tensor of a kernel; `{e}` is the number of the expert.
+        stack: name of the tensor that has the kernels of all experts instead, where transformers 5
+            saves its own layout.
+        half: number of the half of the outputs in that tensor that is the layer's; `None`: all.
     """
 
     weight: str
+    stack: str = ""
+    half: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ class Family:
         layers: layer of a model here -> name of its tensors without `.weight` and `.bias`; `{i}` is
             the number of a block. May be a function of the spec and the configuration.
         prefix: before the names of all tensors but those of heads; a class without a head omits it.
+        renamed: part of the names of stored tensors -> what `layers` has in its place.
         tied: groups of tensors of equal values, of which one may stand for the others.
         computed: tensor -> what it must equal, if it is stored.
         unread: end of a tensor's name -> why it is not read.
@@ -123,6 +131,7 @@ class Family:
     silent: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
     tied: tuple[tuple[str, ...], ...] = ()
     computed: Mapping[str, Callable[[TransformerSpec], np.ndarray]] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -161,8 +170,10 @@ class Family:
                 f"{self.model_types[0]} needs it: take the config.json that belongs to the weights"
             )
         fields = {**self.constants, **{name: given[key] for key, name in self.fields.items()}}
-        for rule in self.rules:
-            fields |= _read(rule, given)
+        found = [_read(rule, given) for rule in self.rules]
+        blocks = [own.pop(BLOCKS) for own in found if BLOCKS in own]
+        for own in (*found, merged(blocks)):
+            fields |= own
         for name, value in self.heads[head].items():
             if fields.setdefault(name, value) != value:
                 raise ValueError(self._other_head(head, name, value, fields[name]))

@@ -14,12 +14,13 @@ from functional_models.hugging_face.family import NEEDS_TIED, Family, Place
 from functional_models.hugging_face.rules import (
     DECODER_PADDING,
     FREQUENCIES,
+    SIZES,
     activation,
     derived,
     rotary,
     several,
 )
-from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, TRAINING
+from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, SUMMARY, TRAINING
 
 CAUSAL_MASK = "a causal mask, which is computed"
 
@@ -46,10 +47,15 @@ def of_each_head(number: int) -> Callable[[np.ndarray, TransformerSpec], np.ndar
 _ROLES = ("query", "key", "value")
 
 
-def fused(name: str, part: Callable[[int], Any], inputs_first: bool = False) -> dict[str, Place]:
+def fused(
+    name: str,
+    part: Callable[[int], Any],
+    inputs_first: bool = False,
+    block: str = "decoder.block_{i}",
+) -> dict[str, Place]:
     """Return the layers of fused projections of queries, keys and values."""
     return {
-        f"{_BLOCK}.self_attention.{role}": Place(
+        f"{block}.self_attention.{role}": Place(
             f"{name}.weight", f"{name}.bias", part(number), inputs_first
         )
         for number, role in enumerate(_ROLES)
@@ -109,16 +115,7 @@ _GPT2 = Family(
     silent={
         "n_ctx": "an old name of n_positions",
         "reorder_and_upcast_attn": EXECUTION,
-        **dict.fromkeys(
-            (
-                "summary_type",
-                "summary_use_proj",
-                "summary_activation",
-                "summary_first_dropout",
-                "summary_proj_to_labels",
-            ),
-            CLASSIFIER,
-        ),
+        **SUMMARY,
     },
     aliases=GPT_ALIASES,
     prefix="transformer.",
@@ -143,16 +140,10 @@ _NEOX = Family(
     heads={"GPTNeoXForCausalLM": {}, "GPTNeoXModel": NEEDS_TIED},
     constants=forms.NEOX,
     fields={
-        "vocab_size": "vocabulary_size",
-        "hidden_size": "hidden_dim",
+        **SIZES,
         "intermediate_size": "intermediate_dim",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "max_position_embeddings": "max_sequence_length",
         "layer_norm_eps": "norm_epsilon",
         "attention_bias": "attention_bias",
-        "attention_dropout": "attention_dropout",
-        "tie_word_embeddings": "tie_embeddings",
     },
     rules=(
         activation("hidden_act"),
@@ -231,15 +222,9 @@ _OPT = Family(
     heads={"OPTForCausalLM": {}, "OPTModel": NEEDS_TIED},
     constants={**forms.GPT, "positions": "learned"},
     fields={
-        "vocab_size": "vocabulary_size",
-        "hidden_size": "hidden_dim",
+        **SIZES,
         "ffn_dim": "intermediate_dim",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "max_position_embeddings": "max_sequence_length",
         "dropout": "dropout",
-        "attention_dropout": "attention_dropout",
-        "tie_word_embeddings": "tie_embeddings",
     },
     rules=(
         activation("activation_function"),

@@ -7,17 +7,17 @@ from typing import Any
 from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
-from functional_models.hugging_face.family import NEEDS_TIED, Family
-from functional_models.hugging_face.gpt import CAUSAL_MASK
-from functional_models.hugging_face.rules import (
-    DECODER_PADDING,
+from functional_models.hugging_face.block_types import (
     FULL,
     SLIDING,
-    activation,
     window_fields,
     written_layer_types,
+    written_window,
 )
-from functional_models.hugging_face.silent import CLASSIFIER
+from functional_models.hugging_face.family import NEEDS_TIED, Family
+from functional_models.hugging_face.gpt import CAUSAL_MASK
+from functional_models.hugging_face.rules import DECODER_PADDING, activation
+from functional_models.hugging_face.silent import CLASSIFIER, SUMMARY
 
 _TYPES = {"global": FULL, "local": SLIDING}
 _BLOCK, _H = "decoder.block_{i}", "h.{i}"
@@ -43,7 +43,7 @@ def _windows(config: Config) -> dict[str, Any]:
 def _written_windows(spec: TransformerSpec) -> dict[str, Any]:
     names = {kind: name for name, kind in _TYPES.items()}
     types = [names[kind] for kind in written_layer_types(spec)]
-    return {"attention_types": [[types, 1]], "window_size": spec.attention_window or 256}
+    return {"attention_types": [[types, 1]], "window_size": written_window(spec, 256)}
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -93,17 +93,7 @@ FAMILIES: tuple[Family, ...] = (
             "bos_token_id": 50256,
             "eos_token_id": 50256,
         },
-        silent=dict.fromkeys(
-            (
-                "classifier_dropout",
-                "summary_type",
-                "summary_use_proj",
-                "summary_activation",
-                "summary_first_dropout",
-                "summary_proj_to_labels",
-            ),
-            CLASSIFIER,
-        ),
+        silent={"classifier_dropout": CLASSIFIER, **SUMMARY},
         aliases={"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"},
         prefix="transformer.",
         layers={

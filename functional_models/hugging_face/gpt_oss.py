@@ -8,9 +8,9 @@ import numpy as np
 
 from builders import TransformerSpec
 from functional_models.conversion import forms
+from functional_models.hugging_face.block_types import every, windows
 from functional_models.hugging_face.family import Family, Layers, Place
 from functional_models.hugging_face.llama import (
-    ALTERNATING_WINDOWS,
     BLOCK,
     DEFAULTS,
     SHARED,
@@ -66,7 +66,7 @@ FAMILIES: tuple[Family, ...] = (
         rules=(
             rotary(base=150_000.0, scales=True),
             DECODER_PADDING,
-            ALTERNATING_WINDOWS,
+            windows(every(2)),
             several("intermediate_size", "expert_dim", "intermediate_dim"),
         ),
         defaults={

@@ -1,43 +1,37 @@
-"""Llama and similar families: Mistral, Qwen, Gemma, StableLM and StarCoder 2."""
+"""Llama and similar families: Mistral, Qwen, StableLM and StarCoder 2."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face import rules
+from functional_models.hugging_face.block_types import (
+    check_layer_types,
+    window_fields,
+    written_layer_types,
+    written_window,
+)
 from functional_models.hugging_face.family import NEEDS_TIED, Family, Layers, Place
 from functional_models.hugging_face.rules import (
     DECODER_PADDING,
     FREQUENCIES,
     activation,
-    activation_named,
-    check_layer_types,
-    derived,
     rotary,
     several,
-    window_fields,
-    written_activation,
-    written_layer_types,
 )
 from functional_models.hugging_face.silent import EXECUTION, ORIGIN
 
 SIZES = {
-    "vocab_size": "vocabulary_size",
-    "hidden_size": "hidden_dim",
+    **rules.SIZES,
     "intermediate_size": "intermediate_dim",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
     "num_key_value_heads": "num_key_value_heads",
     "head_dim": "head_dim",
-    "max_position_embeddings": "max_sequence_length",
     "rms_norm_eps": "norm_epsilon",
-    "attention_dropout": "attention_dropout",
-    "tie_word_embeddings": "tie_embeddings",
 }
-_LAYER_NORM_SIZES = {key: name for key, name in SIZES.items() if key != "rms_norm_eps"}
+LAYER_NORM_SIZES = {key: name for key, name in SIZES.items() if key != "rms_norm_eps"}
 
 DEFAULTS: dict[str, Any] = {
     "head_dim": None,
@@ -100,69 +94,13 @@ _QWEN_WINDOWS = Rule(
     _qwen_windows,
     lambda spec: {
         "use_sliding_window": any(spec.windows),
-        "sliding_window": spec.attention_window or 4096,
+        "sliding_window": written_window(spec),
         "max_window_layers": 0 if any(spec.windows) else spec.num_layers,
         "layer_types": written_layer_types(spec),
     },
     optional=("layer_types",),
 )
 
-
-def _alternating_windows(config: Config) -> dict[str, Any]:
-    blocks, types = config["num_hidden_layers"], config["layer_types"]
-    if types is None:
-        types = [f"{'full' if i % 2 else 'sliding'}_attention" for i in range(blocks)]
-    return window_fields(check_layer_types(types, blocks), config["sliding_window"])
-
-
-ALTERNATING_WINDOWS = Rule(
-    ("sliding_window",),
-    _alternating_windows,
-    lambda spec: {
-        "sliding_window": spec.attention_window or 4096,
-        "layer_types": written_layer_types(spec),
-    },
-    optional=("layer_types",),
-)
-
-# Gemma ------------------------------------------------------------------------------------------
-
-
-def _gemma_activation(config: Config) -> dict[str, Any]:
-    # "gelu" in the first releases meant the tanh approximation, which transformers 5 applies.
-    given = {"gelu": "gelu_pytorch_tanh"}
-    used, other = config["hidden_act"], config["hidden_activation"]
-    if other is not None and given.get(other, other) != given.get(used, used):
-        raise ValueError(
-            f"hidden_act={used!r} and hidden_activation={other!r}: versions of transformers "
-            "disagree on which is used; give both the same value"
-        )
-    return {"activation": activation_named("hidden_act", given.get(used, used))}
-
-
-def _written_gemma_activation(spec: TransformerSpec) -> dict[str, Any]:
-    name = written_activation(spec)
-    given = "gelu_pytorch_tanh" if name == "gelu_new" else name
-    return dict.fromkeys(("hidden_act", "hidden_activation"), given)
-
-
-_GEMMA_ACTIVATION = Rule(
-    ("hidden_act",),
-    _gemma_activation,
-    _written_gemma_activation,
-    optional=("hidden_activation",),
-)
-
-_GEMMA: dict[str, Any] = {
-    **DEFAULTS,
-    "head_dim": 256,
-    "attention_bias": False,
-    "tie_word_embeddings": True,
-    "pad_token_id": 0,
-    "bos_token_id": 2,
-    "eos_token_id": 1,
-}
-_CAUSAL = {"use_bidirectional_attention": (False, None)}
 
 # Families ---------------------------------------------------------------------------------------
 
@@ -238,62 +176,11 @@ FAMILIES: tuple[Family, ...] = (
         **SHARED,
     ),
     Family(
-        model_types=("gemma",),
-        heads=heads("Gemma"),
-        constants=forms.GEMMA,
-        fields={**SIZES, "attention_bias": "attention_bias"},
-        rules=(_GEMMA_ACTIVATION, *COMMON[1:]),
-        defaults={**_GEMMA, "hidden_act": "gelu_pytorch_tanh"},
-        required=_CAUSAL,
-        layers=layers(),
-        **SHARED,
-    ),
-    Family(
-        model_types=("gemma2",),
-        heads=heads("Gemma2"),
-        constants={**forms.GEMMA, "norm_placement": "sandwich"},
-        fields={
-            **SIZES,
-            "attention_bias": "attention_bias",
-            "attn_logit_softcapping": "attention_soft_cap",
-            "final_logit_softcapping": "logit_soft_cap",
-        },
-        rules=(
-            activation("hidden_activation"),
-            *COMMON[1:],
-            ALTERNATING_WINDOWS,
-            derived(
-                "query_pre_attn_scalar",
-                "attention_scale",
-                lambda scalar: scalar**-0.5,
-                lambda spec: round((spec.attention_scale or spec.head_dim**-0.5) ** -2),
-            ),
-        ),
-        defaults={
-            **_GEMMA,
-            "hidden_activation": "gelu_pytorch_tanh",
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-            "query_pre_attn_scalar": 256,
-            "sliding_window": 4096,
-        },
-        required=_CAUSAL,
-        silent={"hidden_act": "not read, since hidden_activation is"},
-        layers=layers(
-            {
-                "self_attention.output_norm": f"{THEIRS}.post_attention_layernorm",
-                "feedforward.norm": f"{THEIRS}.pre_feedforward_layernorm",
-                "feedforward.output_norm": f"{THEIRS}.post_feedforward_layernorm",
-            }
-        ),
-        **SHARED,
-    ),
-    Family(
         model_types=("stablelm",),
         heads=heads("StableLm"),
         constants={**forms.LLAMA, "norm": "layer", "attention_output_bias": False},
         fields={
-            **_LAYER_NORM_SIZES,
+            **LAYER_NORM_SIZES,
             "layer_norm_eps": "norm_epsilon",
             "use_qkv_bias": "attention_bias",
             "hidden_dropout": "feedforward_dropout",
@@ -316,7 +203,7 @@ FAMILIES: tuple[Family, ...] = (
         heads=heads("Starcoder2"),
         constants={**forms.GPT, "positions": "rotary"},
         fields={
-            **_LAYER_NORM_SIZES,
+            **LAYER_NORM_SIZES,
             "norm_epsilon": "norm_epsilon",
             "sliding_window": "attention_window",
             "residual_dropout": "dropout",

@@ -10,6 +10,7 @@ import numpy as np
 from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face.block_types import FULL, block_pattern, check_layer_types
 from functional_models.hugging_face.falcon import halves
 from functional_models.hugging_face.family import NEEDS_TIED, Family, Layers, Place
 from functional_models.hugging_face.llama import (
@@ -22,10 +23,7 @@ from functional_models.hugging_face.llama import (
 )
 from functional_models.hugging_face.rules import (
     DECODER_PADDING,
-    FULL,
     activation,
-    block_pattern,
-    check_layer_types,
     rotary,
     several,
 )

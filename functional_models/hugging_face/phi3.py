@@ -105,7 +105,7 @@ _ROTARY = Rule(
 # Tensors ----------------------------------------------------------------------------------------
 
 
-def _row_parts(*names: str) -> Any:
+def row_parts(*names: str) -> Any:
     """Return the function that returns the last named of parts of the rows, of their sizes."""
 
     def part(array: np.ndarray, spec: TransformerSpec) -> np.ndarray:
@@ -121,7 +121,7 @@ def _row_parts(*names: str) -> Any:
 
 
 def _fused(name: str, *parts: str) -> Place:
-    return Place(f"{THEIRS}.{name}.weight", f"{THEIRS}.{name}.bias", _row_parts(*parts))
+    return Place(f"{THEIRS}.{name}.weight", f"{THEIRS}.{name}.bias", row_parts(*parts))
 
 
 _LAYERS = layers(

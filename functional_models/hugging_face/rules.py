@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from builders import TransformerSpec
 from functional_models.conversion.family import Config, Rule
+
+SIZES: Mapping[str, str] = {
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "max_position_embeddings": "max_sequence_length",
+    "attention_dropout": "attention_dropout",
+    "tie_word_embeddings": "tie_embeddings",
+}
+"""Keys that most families name alike -> spec fields."""
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -181,10 +192,11 @@ def head_width(config: Config) -> int:
 
 
 def rotary(
-    base: float = 10_000.0,
+    base: float | None = 10_000.0,
     share: float = 1.0,
     bases: tuple[str, ...] = ("rope_theta",),
     shares: tuple[str, ...] = ("partial_rotary_factor",),
+    kind: str = "rope_type",
     scales: bool = False,
 ) -> Rule:
     """Return the rule of rotary positions.
@@ -192,10 +204,11 @@ def rotary(
     Transformers 4 has `rope_scaling` and single keys, transformers 5 has `rope_parameters`.
 
     Args:
-        base: base where no key has it.
+        base: base where no key has it; `None`: a key must.
         share: share of the channels of a head that are rotated, where no key has it.
         bases: keys of the base, which must agree.
         shares: keys of the share.
+        kind: key of the type of a scaling, where it is written.
         scales: whether a configuration without a scaling has one, which must then be given.
     """
 
@@ -206,23 +219,15 @@ def rotary(
                 f"{name} is missing, for which versions of transformers have other defaults; give "
                 'it, such as {"rope_type": "default"}'
             )
-        kind = rope_type(name, given)
-        if kind not in _SCALINGS:
-            raise ValueError(
-                f"{name} has rope_type={kind!r}: no rotary_scaling of a spec; allowed: "
-                f"{', '.join(_SCALINGS)}"
-            )
         fraction = agreed(config, given, shares, share)
-        fields: dict[str, Any] = {
+        return {
             "rotary_base": agreed(config, given, bases, base),
-            "rotary_scaling": "none" if kind == "default" else kind,
+            **({} if fraction == 1 else {"rotary_dim": int(head_width(config) * fraction)}),
+            **rotary_scaling(name, given),
         }
-        if fraction != 1:
-            fields["rotary_dim"] = int(head_width(config) * fraction)
-        return fields | _scaling_fields(name, kind, given)
 
     def write(spec: TransformerSpec) -> dict[str, Any]:
-        scaling = written_scaling(spec) or ({"rope_type": "default"} if scales else None)
+        scaling = written_scaling(spec, kind) or ({kind: "default"} if scales else None)
         keys = {bases[-1]: spec.rotary_base, "rope_scaling": scaling}
         fraction = spec.rotary_dim / spec.head_dim
         return keys if fraction == share == 1 else {**keys, shares[-1]: fraction}
@@ -231,8 +236,8 @@ def rotary(
     return Rule((), read, write, optional)
 
 
-def written_scaling(spec: TransformerSpec) -> dict[str, Any] | None:
-    """Return the settings of the scaling of a spec; `None` without one."""
+def written_scaling(spec: TransformerSpec, kind: str = "rope_type") -> dict[str, Any] | None:
+    """Return the settings of the rotary scaling of a spec, if it has one; `kind` names its type."""
     names = _SCALINGS.get(spec.rotary_scaling)
     if not names:
         return None
@@ -240,11 +245,27 @@ def written_scaling(spec: TransformerSpec) -> dict[str, Any] | None:
     scaling = {key: value for key, value in scaling.items() if _OMITTED.get(key) != value}
     if spec.rotary_scaling == "yarn" and spec.rotary_magnitude is not None:
         scaling["attention_factor"] = float(spec.rotary_magnitude)
-    return {"rope_type": spec.rotary_scaling, **scaling}
+    return {kind: spec.rotary_scaling, **scaling}
+
+
+def rotary_scaling(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a scaling from its settings, which must all be known.
+
+    Args:
+        name: the key of the settings.
+        given: the settings, without base and share.
+    """
+    kind = rope_type(name, given)
+    if kind not in _SCALINGS:
+        raise ValueError(
+            f"{name} has rope_type={kind!r}: no rotary_scaling of a spec; allowed: "
+            f"{', '.join(_SCALINGS)}"
+        )
+    scaling = "none" if kind == "default" else kind
+    return {"rotary_scaling": scaling, **_scaling_fields(name, kind, given)}
 
 
 def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a scaling from its settings, which must all be known."""
     magnitude: dict[str, Any] = {}
     if kind == "yarn":
         magnitude = _yarn_magnitude(name, given)
@@ -267,6 +288,10 @@ def agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default
     if len(found) > 1:
         shown = " and ".join(map(repr, found))
         raise ValueError(f"{keys[0]}={shown}: given with two values; remove one of them")
+    if not found and default is None:
+        raise ValueError(
+            f"{keys[0]} is missing, and versions of transformers disagree on its default; give it"
+        )
     return found[0] if found else default
 
 
@@ -305,59 +330,3 @@ def _yarn_magnitude(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def _magnitude(factor: float, scale: float) -> float:
     return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
-
-
-# Windows ----------------------------------------------------------------------------------------
-
-FULL, SLIDING = "full_attention", "sliding_attention"
-
-
-def window_fields(types: Sequence[str], window: int | None) -> dict[str, Any]:
-    """Return the fields of the windows of blocks.
-
-    Args:
-        types: `full_attention` or `sliding_attention` for each block.
-        window: keys that a sliding block attends to.
-
-    Raises:
-        ValueError: another type, or no window for a sliding block.
-    """
-    if unknown := set(types) - {FULL, SLIDING}:
-        raise ValueError(f"layer_types has {sorted(unknown)[0]!r}; allowed: {FULL}, {SLIDING}")
-    if SLIDING not in types:
-        return {}
-    if window is None:
-        raise ValueError(f"layer_types has {SLIDING!r}, but sliding_window is null")
-    full: dict[str, Any] = {"attention_window": None}
-    return {
-        "attention_window": window,
-        "block_overrides": block_pattern([full if kind == FULL else {} for kind in types]),
-    }
-
-
-def block_pattern(overrides: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    """Return the shortest pattern whose repetition has these overrides of all blocks."""
-    number = len(overrides)
-    period = next(
-        size
-        for size in range(1, number + 1)
-        if all(overrides[i] == overrides[i % size] for i in range(number))
-    )
-    pattern = tuple(overrides[:period])
-    return pattern if any(pattern) else ()
-
-
-def written_layer_types(spec: TransformerSpec) -> list[str]:
-    """Return the types of the blocks of a spec."""
-    return [FULL if window is None else SLIDING for window in spec.windows]
-
-
-def check_layer_types(types: Any, blocks: int) -> Sequence[str]:
-    """Return the types of blocks, which must be one for each.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if not isinstance(types, list) or len(types) != blocks:
-        raise ValueError(f"layer_types={types!r}: must be a list of one type for {blocks} blocks")
-    return types

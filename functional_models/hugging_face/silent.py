@@ -12,7 +12,20 @@ ORIGIN = "says where the model comes from, or what wrote it"
 RETURNS = "chooses what PyTorch returns"
 TRAINING = "of training only, or of new weights"
 EXECUTION = "chooses how the same numbers are computed or stored"
+NOT_READ = "not read by transformers"
 CLASSIFIER = "of the head of a classifier, and classifiers are refused"
+
+SUMMARY: Mapping[str, str] = dict.fromkeys(
+    (
+        "summary_type",
+        "summary_use_proj",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+    ),
+    CLASSIFIER,
+)
+"""Keys of the heads of classifiers of GPT-2 and its relatives."""
 
 SILENT: Mapping[str, str] = {
     **dict.fromkeys(

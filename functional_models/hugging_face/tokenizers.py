@@ -13,6 +13,7 @@ import numpy as np
 
 from functional_models.checks import check_path
 from functional_models.hugging_face.chat import chat_text
+from functional_models.hugging_face.tokenizers_around import Around
 from functional_models.hugging_face.tokenizers_cuts import Cuts
 from functional_models.hugging_face.tokenizers_json import tokenizer_json
 from functional_models.hugging_face.tokenizers_pieces import read_piece_tokenizers
@@ -28,7 +29,7 @@ _BATCH = 1 << 18  # characters that are encoded in one call
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HuggingFaceTokenizer(Tokenizer):
+class HuggingFaceTokenizer(Around, Tokenizer):
     """A tokenizer of the package `tokenizers`, which defines it by a `tokenizer.json`.
 
     Special tokens in texts are special tokens, as in `transformers`. A long text is cut only where
@@ -36,12 +37,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
     Attributes:
         backend: the `tokenizers.Tokenizer`.
-        before: ids before every prompt and source.
-        after: ids after every prompt and source.
-        decoder_start: ids before the first token of a target.
+        before, after, decoder_start, suppressed, forces_end: as in `Around`.
         ends: ids at which generation stops, the first being `end_id`.
-        suppressed: ids that are never generated.
-        forces_end: whether the last token of a text that reaches its limit is `end_id`.
         special_tokens: special tokens by name, as chat templates use them.
         templates: chat templates by name.
         splits_special: whether special tokens in texts are ordinary text.
@@ -65,28 +62,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return self.encode_sources(texts)
 
     @property
-    def target_start(self) -> list[int]:
-        return list(self.decoder_start)
-
-    @property
     def end_ids(self) -> tuple[int, ...]:
         return self.ends
-
-    @property
-    def suppressed_ids(self) -> tuple[int, ...]:
-        return self.suppressed
-
-    @property
-    def ends_at_limit(self) -> bool:
-        return self.forces_end
-
-    @property
-    def input_start(self) -> list[int]:
-        return list(self.before)
-
-    @property
-    def source_end(self) -> list[int]:
-        return list(self.after)
 
     def _tokenized(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, np.ndarray]]:
         batch: list[str] = []

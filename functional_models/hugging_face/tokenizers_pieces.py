@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from functional_models.checks import check_is_file, read_json
+from functional_models.hugging_face.tokenizers_around import Around
 from functional_models.hugging_face.tokenizers_settings import (
     GENERATION_FIELDS,
     Settings,
@@ -34,7 +35,7 @@ _CODE = re.compile(r">>.*?<<", re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PieceTokenizer(Tokenizer):
+class PieceTokenizer(Around, Tokenizer):
     """A model of SentencePiece whose pieces have the ids of a vocabulary.
 
     A text is encoded as a whole. A piece that is not in the vocabulary is unknown.
@@ -44,11 +45,7 @@ class PieceTokenizer(Tokenizer):
         vocabulary: ids by piece or token.
         special: tokens that are found in texts before all else, and are no text when decoded.
         unknown_id: id of unknown pieces.
-        before: ids before every source.
-        after: ids after every source.
-        decoder_start: ids before the first token of a target.
-        suppressed: ids that are never generated.
-        forces_end: whether the last token of a text that reaches its limit is `end_id`.
+        before, after, decoder_start, suppressed, forces_end: as in `Around`.
         takes_codes: whether a text may begin with the code of a language, such as `>>fr<<`.
     """
 
@@ -67,26 +64,6 @@ class PieceTokenizer(Tokenizer):
         tokens = sorted(self.special, key=len, reverse=True)
         object.__setattr__(self, "_split", re.compile(f"({'|'.join(map(re.escape, tokens))})"))
         object.__setattr__(self, "_pieces", {i: piece for piece, i in self.vocabulary.items()})
-
-    @property
-    def target_start(self) -> list[int]:
-        return list(self.decoder_start)
-
-    @property
-    def suppressed_ids(self) -> tuple[int, ...]:
-        return self.suppressed
-
-    @property
-    def ends_at_limit(self) -> bool:
-        return self.forces_end
-
-    @property
-    def input_start(self) -> list[int]:
-        return list(self.before)
-
-    @property
-    def source_end(self) -> list[int]:
-        return list(self.after)
 
     def _tokenized(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, np.ndarray]]:
         for number, pieces in enumerate(texts):

@@ -83,6 +83,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("XLMRoberta", "Camembert", "MBart"), _ROBERTA),
     "MBart50": {**_ROBERTA, "mask_token": _NORMALIZED_MASK},
     **dict.fromkeys(("Llama", "CodeLlama"), _LLAMA),
+    "Cohere": {
+        "unk_token": "<UNK>",
+        "bos_token": "<BOS_TOKEN>",
+        "eos_token": "<|END_OF_TURN_TOKEN|>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "add_prefix_space": False,
+    },
     "Gemma": {**_LLAMA, "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
     "T5": {**_SEQUENCES, "extra_ids": 100},
     "Pegasus": {
@@ -97,6 +105,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 _CLASS_OF_MODEL = {
     **dict.fromkeys(("bert", "distilbert", "electra", "mobilebert", "convbert"), "Bert"),
+    **dict.fromkeys(("cohere", "cohere2"), "Cohere"),
+    **dict.fromkeys(("exaone4", "olmo3", "granite"), "GPT2"),
     **dict.fromkeys(("gpt2", "gptj", "gpt_neo", "opt", "starcoder2", "gpt_bigcode"), "GPT2"),
     **dict.fromkeys(("gpt_neox", "mpt", "stablelm", "olmo", "olmo2"), "GPTNeoX"),
     **dict.fromkeys(("llama", "mistral", "mixtral", "phi3"), "Llama"),

@@ -35,10 +35,16 @@ class Tensors:
         self._stored: dict[str, StoredTensor] = {}
         for name, tensor in stored.items():
             short = name.removeprefix(family.prefix)
+            for other, ours in family.renamed.items():
+                short = short.replace(other, ours)
             if short in self._stored:
                 raise ValueError(f"the tensor {short} is stored twice, also as {name}")
             self._stored[short] = tensor
         self._names: dict[str, str] = {}  # stored name -> name that it was read by
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a tensor is stored by this name."""
+        return name in self._stored
 
     def find(self, name: str) -> np.ndarray | None:
         """Return a tensor, or `None` if it is not stored; it remains to be read."""
@@ -158,17 +164,23 @@ def _value(
         return np.asarray(place.read(tensors, spec), "float32").reshape(variable.shape)
     if isinstance(place, OfExperts):
         block = number[1] if number else ""
-        return _kernels(place.weight.replace("{i}", block), layer, tuple(variable.shape), tensors)
+        return _kernels(place, block, layer, tuple(variable.shape), tensors)
     if isinstance(place, str):
         place = Place(f"{place}.weight", f"{place}.bias")
     name = place.bias if variable.name in ("bias", "beta") else place.weight
+    shape = tuple(variable.shape)
+    if not name:
+        return np.zeros(shape, "float32")
     name = name.format(i=number and number[1])
-    stored = tensors(name)
-    shape, array = tuple(variable.shape), stored
+    stored = array = tensors(name)
     try:
         is_kernel = variable.name == "kernel"
         if place.of_experts or (is_kernel and place.inputs_first):
             array = np.moveaxis(array, -1, 0)
+        if place.by_head:
+            if array.ndim != 2 or array.shape[1] != spec.head_dim:
+                raise ValueError("another shape")
+            array = array.reshape(-1)
         if place.part is not None:
             array = place.part(array, spec)
         if place.of_experts or is_kernel:
@@ -188,8 +200,14 @@ def _value(
         raise ValueError(_other_shape(name, stored.shape, layer, shape)) from None
 
 
-def _kernels(name: str, layer: str, shape: tuple[int, ...], tensors: Tensors) -> np.ndarray:
+def _kernels(
+    place: OfExperts, block: str, layer: str, shape: tuple[int, ...], tensors: Tensors
+) -> np.ndarray:
     """Return the kernels of the experts of a layer, (e, inputs, outputs), in float32."""
+    name = place.weight.replace("{i}", block)
+    stack = place.stack.replace("{i}", block)
+    if stack in tensors:
+        return _unstacked(place, stack, layer, shape, tensors)
     kernels = np.empty(shape, "float32")
     for expert, kernel in enumerate(kernels):
         stored = tensors(name.format(e=expert))
@@ -197,6 +215,19 @@ def _kernels(name: str, layer: str, shape: tuple[int, ...], tensors: Tensors) ->
             raise ValueError(_other_shape(name.format(e=expert), stored.shape, layer, shape))
         kernel[...] = stored.T
     return kernels
+
+
+def _unstacked(
+    place: OfExperts, name: str, layer: str, shape: tuple[int, ...], tensors: Tensors
+) -> np.ndarray:
+    """Return the same kernels from the tensor of all experts, (e, outputs, inputs)."""
+    stored = tensors(name)
+    experts, inputs, outputs = shape
+    parts = 1 if place.half is None else 2
+    if stored.shape != (experts, parts * outputs, inputs):
+        raise ValueError(_other_shape(name, stored.shape, layer, shape))
+    first = outputs * (place.half or 0)
+    return np.asarray(stored[:, first : first + outputs].swapaxes(1, 2), "float32")
 
 
 def _other_shape(name: str, stored: tuple[int, ...], layer: str, shape: tuple[int, ...]) -> str:

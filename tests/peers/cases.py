@@ -96,6 +96,11 @@ GEMMA2 = {
     "query_pre_attn_scalar": 11,
     "sliding_window": 5,
 }
+GEMMA3 = {
+    **{key: value for key, value in GEMMA2.items() if key != "attn_logit_softcapping"},
+    "rope_theta": 500.0,
+    "rope_local_base_freq": 50.0,
+}
 LAYER_NORM = {
     **{key: value for key, value in LLAMA.items() if key not in ("rms_norm_eps", "head_dim")},
     "hidden_size": 24,
@@ -103,6 +108,21 @@ LAYER_NORM = {
     "num_key_value_heads": 1,
 }
 
+COHERE = {**LAYER_NORM, "rope_theta": 500.0, "logit_scale": 0.3, "layer_norm_eps": 0.03}
+EXAONE = {**SQUARE, "num_hidden_layers": 3, "rope_theta": 500.0}
+OLMO3 = {**SQUARE_WITHOUT_HEAD_DIM, "num_hidden_layers": 4, "rope_theta": 500_000.0}
+MODERNBERT = {
+    "vocab_size": 31,
+    "hidden_size": 24,
+    "intermediate_size": 13,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 17,
+    "pad_token_id": 5,
+    "local_attention": 6,
+    "global_rope_theta": 500.0,
+    "local_rope_theta": 50.0,
+}
 NEOX = {
     **{key: value for key, value in LAYER_NORM.items() if key != "num_key_value_heads"},
     "bos_token_id": 3,
@@ -255,6 +275,59 @@ CASES: dict[str, Case] = {
         | {"tie_word_embeddings": False, "hidden_act": "relu"},
     ),
     "gemma2": ("Gemma2ForCausalLM", GEMMA2),
+    "gemma3_text": (
+        "Gemma3ForCausalLM",
+        {**GEMMA3, "rope_scaling": {"rope_type": "linear", "factor": 3.0}}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+    "gemma3_text_options": (
+        "Gemma3ForCausalLM",
+        {**GEMMA3, "final_logit_softcapping": None, "attention_bias": True, "hidden_size": 20}
+        | {"sliding_window_pattern": 2, "tie_word_embeddings": False, "hidden_activation": "silu"},
+    ),
+    "cohere": ("CohereForCausalLM", COHERE),
+    "cohere_options": (
+        "CohereForCausalLM",
+        {**COHERE, "num_attention_heads": 6, "num_key_value_heads": 2, "use_qk_norm": True}
+        | {"attention_bias": True, "tie_word_embeddings": False, "pad_token_id": 7},
+    ),
+    "cohere2": (
+        "Cohere2ForCausalLM",
+        {**COHERE, "num_hidden_layers": 3, "sliding_window": 5, "sliding_window_pattern": 2},
+    ),
+    "smollm3": (
+        "SmolLM3ForCausalLM",
+        {**SQUARE_WITHOUT_HEAD_DIM, "num_hidden_layers": 3, "no_rope_layer_interval": 2}
+        | {"pad_token_id": 7},
+    ),
+    "smollm3_options": (
+        "SmolLM3ForCausalLM",
+        {**SQUARE_WITHOUT_HEAD_DIM, "no_rope_layers": [0, 1], "use_sliding_window": True}
+        | {"sliding_window": 5, "attention_bias": True, "mlp_bias": True, "rope_theta": 500.0}
+        | {"pad_token_id": None, "tie_word_embeddings": False},
+    ),
+    "olmo": (
+        "OlmoForCausalLM",
+        {key: value for key, value in SQUARE_WITHOUT_HEAD_DIM.items() if key != "rms_norm_eps"},
+    ),
+    "olmo_options": (
+        "OlmoForCausalLM",
+        {key: value for key, value in SQUARE_WITHOUT_HEAD_DIM.items() if key != "rms_norm_eps"}
+        | {"attention_bias": True, "tie_word_embeddings": True, "rope_theta": 500.0}
+        | {"rope_scaling": {"type": "linear", "factor": 3.0}},
+    ),
+    "olmo3": ("Olmo3ForCausalLM", {**OLMO3, "sliding_window": 5, "rope_scaling": YARN}),
+    "olmo3_options": (
+        "Olmo3ForCausalLM",
+        {**OLMO3, "sliding_window": 3, "attention_bias": True, "num_hidden_layers": 2}
+        | {"layer_types": ["full_attention", "sliding_attention"], "hidden_act": "gelu"},
+    ),
+    "exaone4": ("Exaone4ForCausalLM", {**EXAONE, "sliding_window": 5, "sliding_window_pattern": 2}),
+    "exaone4_full": (
+        "Exaone4ForCausalLM",
+        {**EXAONE, "sliding_window": None, "layer_types": ["full_attention"] * 3}
+        | {"rope_scaling": LLAMA3, "tie_word_embeddings": True},
+    ),
     "olmo2": ("Olmo2ForCausalLM", {**SQUARE_WITHOUT_HEAD_DIM, "attention_bias": True}),
     "granite": (
         "GraniteForCausalLM",
@@ -291,7 +364,17 @@ CASES: dict[str, Case] = {
         {key: value for key, value in EXPERTS.items() if key != "head_dim"}
         | {"hidden_size": 24, "shared_expert_intermediate_size": 11},
     ),
+    "qwen2_moe_dense": (
+        "Qwen2MoeForCausalLM",
+        {key: value for key, value in EXPERTS.items() if key != "head_dim"}
+        | {"hidden_size": 24, "shared_expert_intermediate_size": 11, "num_hidden_layers": 3}
+        | {"mlp_only_layers": [1]},
+    ),
     "qwen3_moe": ("Qwen3MoeForCausalLM", EXPERTS),
+    "qwen3_moe_dense": (
+        "Qwen3MoeForCausalLM",
+        {**EXPERTS, "decoder_sparse_step": 2, "num_hidden_layers": 3},
+    ),
     "qwen3_moe_options": (
         "Qwen3MoeForCausalLM",
         {**EXPERTS, "norm_topk_prob": True, "use_sliding_window": True, "sliding_window": 5}
@@ -371,6 +454,18 @@ CASES: dict[str, Case] = {
     "albert_untied": (
         "AlbertForMaskedLM",
         {**BERT, "embedding_size": 11, "num_hidden_groups": 2, "tie_word_embeddings": False},
+    ),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert_base": (
+        "ModernBertModel",
+        {**MODERNBERT, "num_hidden_layers": 3, "global_attn_every_n_layers": 2, "norm_bias": True}
+        | {"attention_bias": True, "mlp_bias": True, "hidden_activation": "gelu_new"},
+    ),
+    "modernbert_options": (
+        "ModernBertForMaskedLM",
+        {**MODERNBERT, "num_hidden_layers": 3, "classifier_bias": True, "decoder_bias": False}
+        | {"tie_word_embeddings": False, "norm_eps": 0.03, "norm_bias": True}
+        | {"global_attn_every_n_layers": 2},
     ),
     "t5": ("T5ForConditionalGeneration", {**T5, "num_decoder_layers": 1}),
     "t5_gated": (

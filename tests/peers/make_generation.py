@@ -37,6 +37,16 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"num_beams": 3, "length_penalty": 0.0},
     {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True, "num_return_sequences": 2},
     {"num_beams": 3, "length_penalty": 0.6, "early_stopping": "never"},
+    {"no_repeat_ngram_size": 2, "min_new_tokens": 5},
+    {"num_beams": 3, "no_repeat_ngram_size": 2, "min_new_tokens": 4, "renormalize_logits": True},
+)
+# A repetition penalty there is of padding too, which prompts have before and sources after them;
+# and in a search, that of sources is of the wrong rows.
+OF_SOURCES: tuple[dict[str, Any], ...] = (
+    {"repetition_penalty": 1.7, "encoder_no_repeat_ngram_size": 1, "min_length": 5},
+    {"encoder_repetition_penalty": 2.3, "encoder_no_repeat_ngram_size": 2, "suppress_tokens": [0]},
+    {"num_beams": 3, "encoder_no_repeat_ngram_size": 2, "repetition_penalty": 1.3}
+    | {"no_repeat_ngram_size": 2, "renormalize_logits": True},
 )
 NEW, LENGTHS = 7, (5, 3, 1, 8)
 
@@ -61,6 +71,8 @@ def generated(
     # A configuration of its own, with nothing that the model's names.
     start = getattr(model.config, "decoder_start_token_id", None)
     forced = common.get("forced_bos_token_id") is not None
+    if "min_new_tokens" in settings:  # forced tokens count here
+        settings = {**settings, "min_new_tokens": settings["min_new_tokens"] + forced}
     defaults = {
         **{"pad_token_id": pad, "decoder_start_token_id": start, "do_sample": False},
         # Forced tokens count here.
@@ -117,8 +129,9 @@ def entry_of(model: Any, name: str, seed: int) -> dict[str, Any]:
     common = settings_of(name, best_end(model, name, rows))
     start = [getattr(model.config, "decoder_start_token_id", None)]
     start += [common[key] for key in ("forced_bos_token_id",) if key in common]
+    settings = (*SETTINGS, *(OF_SOURCES if model.config.is_encoder_decoder else ()))
     cases = [
-        {"settings": given, "new": generated(model, rows, common, given)} for given in SETTINGS
+        {"settings": given, "new": generated(model, rows, common, given)} for given in settings
     ]
     return {"common": common, "start": start, "rows": rows, "cases": cases}
 

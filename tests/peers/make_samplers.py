@@ -30,8 +30,11 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"top_k": 7, "top_p": 0.8, "min_p": 0.15, "temperature": 1.9},
     {"repetition_penalty": 1.3, "top_k": 5, "top_p": 0.9},
     {"repetition_penalty": 0.6, "min_p": 0.3, "temperature": 0.6},
+    {"no_repeat_ngram_size": 1, "temperature": 1.7},
+    {"no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "top_k": 5, "top_p": 0.9},
+    {"no_repeat_ngram_size": 3},
 )
-TOKENS = [[2, 5, 2, 9, 0], [7, 3, 10, 4, 4], [1, 1, 1, 8, 6], [3, 2, 0, 9, 5]]
+TOKENS = [[2, 5, 2, 9, 2], [7, 3, 10, 4, 4], [4, 8, 6, 4, 8], [3, 2, 0, 9, 5]]
 
 
 def make_logits(rows: int, size: int, seed: int = 0) -> np.ndarray:
