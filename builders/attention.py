@@ -27,7 +27,7 @@ from builders.attention_layers import (
 from builders.cache import SLOT_AXIS, cached_roles
 from builders.components import component, register_component
 from builders.elementwise import dropout, soft_cap
-from builders.initializers import initializer
+from builders.initializers import initializer, kernel_options
 from builders.latent_attention import (
     attend_to_latents,
     join_parts,
@@ -73,7 +73,7 @@ def graph_attention(
         "btij,ijd->btd",
         output_shape=(None, spec.hidden_dim),
         bias_axes="d" if spec.attention_output_bias else None,
-        kernel_initializer=initializer(scope, "output", fan_in=fan_in, fan_out=spec.hidden_dim),
+        **kernel_options(scope, "output", fan_in=fan_in, fan_out=spec.hidden_dim, unit_axis=2),
     )(values)
 
 

@@ -41,6 +41,7 @@ class AttentionContext:
         bias: added to the scores, (1 or b, n, t, s), or `None`.
         cache: in a decode graph, the cache of keys and values.
         value_residual: the values of the first block for those after it, or `None`.
+        real: bool (b, 1, t), of the queries, `False` for padding; `None`: no padding is masked.
         slots: int (b, c), in a decode graph, 1 + the position of the token in each slot of the
             cache, and 0 in slots that are masked; otherwise `None`.
     """
@@ -50,6 +51,7 @@ class AttentionContext:
     bias: Tensor | None = None
     cache: KeyValueCache | None = None
     value_residual: ValueResidual | None = None
+    real: Tensor | None = None
     slots: Tensor | None = None
 
 
@@ -75,7 +77,7 @@ def bidirectional_contexts(
         reach: (bidirectional_mask(scope, tokens, padding, reach), positions)
         for reach in dict.fromkeys(map(Reach.of, blocks))
     }
-    return _by_block(scope, blocks, masks, positions, causal=False)
+    return _by_block(scope, blocks, masks, positions, causal=False, real=padding)
 
 
 def causal_contexts(
@@ -94,7 +96,10 @@ def causal_contexts(
         else:
             mask = cache.causal_mask(scope, tokens, reach)
             masks[reach] = mask, cache.key_positions(scope, reach)
-    return _by_block(scope, spec.blocks("decoder"), masks, positions, causal=True, cache=cache)
+    blocks = spec.blocks("decoder")
+    if cache is not None:
+        padding = cache.real_tokens(scope)
+    return _by_block(scope, blocks, masks, positions, causal=True, cache=cache, real=padding)
 
 
 def _by_block(
@@ -104,6 +109,7 @@ def _by_block(
     positions: Tensor,
     causal: bool,
     cache: KeyValueCache | None = None,
+    real: Tensor | None = None,
 ) -> list[AttentionContext]:
     """Wire the context of every block; blocks of equal reach and positions share it.
 
@@ -114,6 +120,7 @@ def _by_block(
         positions: of the queries.
         causal: whether the stack is a decoder.
         cache: as in `AttentionContext`.
+        real: as in `AttentionContext`.
     """
     contexts = {}
     values = ValueResidual() if scope.spec.value_residual else None
@@ -123,5 +130,5 @@ def _by_block(
             mask, keys = masks[Reach.of(block)]
             bias = position_scheme(block).bias(scope, positions, keys, causal)
             slots = None if cache is None else cache.slots(Reach.of(block))
-            contexts[kind] = AttentionContext(mask, positions, bias, cache, values, slots)
+            contexts[kind] = AttentionContext(mask, positions, bias, cache, values, real, slots)
     return [contexts[Reach.of(block), block.positions] for block in blocks]

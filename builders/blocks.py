@@ -22,7 +22,9 @@ from builders.block_skips import input_of_block
 from builders.components import component, register_component
 from builders.feedforward import feedforward
 from builders.merges import close_stream, open_stream, read, write
+from builders.mixers import mix
 from builders.norms import first_norm, norm
+from builders.positions import position_scheme
 from builders.scope import LayerScope
 
 import builders.streams  # noqa: F401  isort: skip - merges of several streams
@@ -32,23 +34,30 @@ Sublayer = Callable[[LayerScope, Tensor], Tensor]
 Sublayers = Mapping[str, Sublayer]
 
 
-def stack(scope: LayerScope, x: Tensor, block: Callable[[LayerScope, Tensor], Tensor]) -> Tensor:
+def stack(
+    scope: LayerScope,
+    x: Tensor,
+    positions: Tensor,
+    block: Callable[[LayerScope, Tensor], Tensor],
+) -> Tensor:
     """Wire all blocks of a stack, each from its scope and what it reads: (b, t, d) -> (b, t, d).
 
-    x = block(x) for every block, unless `block_skips` lets a block read earlier streams too.
+    x = block(x) for every block, unless `block_skips` lets a block read earlier streams too, or
+    positions, int (1 or b, t), are added before every block.
     """
     streams = [open_stream(scope, x)]
     for i in range(scope.spec.num_blocks(scope.path[0])):
         part = scope.block(i)
-        streams.append(block(part, input_of_block(part, streams)))
+        y = input_of_block(part, streams)
+        streams.append(block(part, position_scheme(part.spec).enter_block(part, y, positions)))
     return close_stream(scope, streams[-1])
 
 
 def encoder_block(scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:
     """Wire bidirectional self-attention and a feed-forward layer: (b, s, d) -> (b, s, d)."""
     sublayers: Sublayers = {
-        "self_attention": lambda part, y: attention(part, y, y, context),
-        "feedforward": feedforward,
+        "self_attention": lambda part, y: mix(part, y, context),
+        "feedforward": lambda part, y: feedforward(part, y, context.real),
     }
     return component("norm_placement", scope.spec.norm_placement)(scope, x, sublayers)
 
@@ -65,12 +74,10 @@ def decoder_block(
     x (b, t, d), memory (b, s, d) -> (b, t, d). Cross-attention needs a `memory_context`; without a
     memory, its keys and values are in the cache of a decode graph.
     """
-    sublayers: dict[str, Sublayer] = {
-        "self_attention": lambda part, y: attention(part, y, y, context)
-    }
+    sublayers: dict[str, Sublayer] = {"self_attention": lambda part, y: mix(part, y, context)}
     if memory_context is not None:
         sublayers["cross_attention"] = lambda part, y: attention(part, y, memory, memory_context)
-    sublayers["feedforward"] = feedforward
+    sublayers["feedforward"] = lambda part, y: feedforward(part, y, context.real)
     return component("norm_placement", scope.spec.norm_placement)(scope, x, sublayers)
 
 

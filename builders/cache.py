@@ -16,6 +16,9 @@ all zeros. It has `c` slots, which tokens fill from the left.
 | `decoder.block_3.cross_attention.value_cache` | (b, k, s, h) | values of the source |
 | `encoder.memory_mask` | bool (b, 1, s) | source tokens that are not padding |
 
+Blocks of another `mixer` keep other entries, such as the memory of a Gated DeltaNet, whose size
+does not depend on the tokens read.
+
 In blocks with a window or chunks, the slots are a ring buffer of at most that size, in which a new
 token replaces the oldest. Keys and values are stored in the layout of the products softmax(q K) V
 of one query, so that no decoding step transposes the cache.
@@ -28,6 +31,7 @@ from typing import Any, ClassVar
 import keras
 from keras import KerasTensor, ops
 
+from builders.components import component
 from builders.masks import Reach, is_visible, reach_prefixed
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -77,7 +81,8 @@ def cache_entries(
     }
     for i, block in enumerate(blocks):
         name = f"decoder.block_{i}.self_attention"
-        entries |= _key_value_entries(block, name, batch_size, slots(block), dtype)
+        mixer = component("mixer", block.mixer)()
+        entries |= mixer.cache_entries(block, name, batch_size, slots(block), dtype)
     return entries
 
 
@@ -90,15 +95,16 @@ def memory_entries(
     entries: Entries = {}
     for i, block in enumerate(spec.blocks("decoder")):
         name = f"decoder.block_{i}.cross_attention"
-        entries |= _key_value_entries(block, name, batch_size, source_length, dtype)
+        entries |= key_value_entries(block, name, batch_size, source_length, dtype)
     if spec.pad_token_id is not None:
         entries["encoder.memory_mask"] = ((batch_size, 1, source_length), "bool")
     return entries
 
 
-def _key_value_entries(
+def key_value_entries(
     spec: TransformerSpec, attention: str, batch_size: int | None, slots: Any, dtype: str
 ) -> Entries:
+    """Return shape and dtype of the cached keys and values of an attention, by name."""
     entries: Entries = {}
     for role, (heads, width) in cached_roles(spec).items():
         shape = [batch_size, heads, width, width]
@@ -154,6 +160,10 @@ class KeyValueCache:
             return updated
         return scope.layer(f"{name}_and_new", keras.layers.Concatenate, axis=axis)([old, new])
 
+    def replace(self, scope: LayerScope, name: str, value: Tensor) -> None:
+        """Replace an entry as a whole."""
+        self.entries[scope.full_name(name)] = value
+
     def positions(self, scope: LayerScope, tokens: Tensor) -> Tensor:
         """Wire the positions of new tokens (b, t): int (b, t), negative before a row's start."""
         if self._positions is None:
@@ -176,6 +186,10 @@ class KeyValueCache:
         slots = self._slots[reach] = self.append(scope, name, self._seen, 1, is_ring)
         name = reach_prefixed(scope.spec, "slot_mask", reach)
         return scope.layer(name, SlotMask, *reach)(positions, slots)
+
+    def real_tokens(self, scope: LayerScope) -> Tensor:
+        """Wire which new tokens are masked nowhere, bool (b, 1, t), after `causal_mask`."""
+        return scope.layer("real_tokens", RealTokens)(self._seen)
 
     def slots(self, reach: Reach) -> Tensor:
         """Return 1 + the positions in the slots of blocks of this reach: int (b, c)."""
@@ -279,6 +293,19 @@ class SeenPositions(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pad_token_id": self.pad_token_id}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class RealTokens(keras.layers.Layer):
+    """Mask of the tokens that `SeenPositions` marks as real: int (b, t) -> bool (b, 1, t)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->b1t", "role": "padding_mask"}
+
+    def call(self, seen: Tensor) -> Tensor:
+        return (seen > 0)[:, None]
+
+    def compute_output_spec(self, seen: KerasTensor) -> KerasTensor:
+        return KerasTensor((seen.shape[0], 1, seen.shape[1]), dtype="bool")
 
 
 @keras.saving.register_keras_serializable(package="builders")

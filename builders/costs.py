@@ -35,7 +35,8 @@ class FlopCounts(dict[str, int]):
     """Floating-point operations of one row, by component.
 
     Components: for each attention, such as `decoder.self_attention`, its `.projections` (latents,
-    query, key, value and output), `.scores` and `.weighted_values`; `decoder.feedforward` and
+    query, key, value and output), `.scores` and `.weighted_values`, and the `.memory` of a Gated
+    DeltaNet; `decoder.feedforward` and
     `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`,
     `decoder.merges` and `encoder.merges`, the gates of highways and the weights of
     hyper-connections, and `decoder.embedding` and
@@ -199,9 +200,7 @@ def count_cache_bytes(spec: TransformerSpec | str, length: int, dtype: str = "fl
     _check_stacks(spec, "count_cache_bytes", "decoder")
     check_length(spec, "length", length)
     blocks = spec.blocks("decoder")
-    numbers = sum(
-        slots(length, block.most_keys) * _bytes_of_a_key_and_value(block, dtype) for block in blocks
-    )
+    numbers = sum(_cache_bytes_of_a_block(block, length, dtype) for block in blocks)
     reaches = {(block.attention_window, block.attention_chunk, block.most_keys) for block in blocks}
     positions = sum(slots(length, most_keys) for *_, most_keys in reaches)
     return numbers + positions * _BYTES["int32"]
@@ -297,7 +296,11 @@ def _block(
             cross-attention.
         cached: whether keys and values are in a cache.
     """
-    counts = _attention(spec, f"{stack}.self_attention", tokens, tokens, tokens * keys, cached)
+    name = f"{stack}.self_attention"
+    if spec.mixer == "gated_delta":
+        counts = _gated_delta(spec, name, tokens)
+    else:
+        counts = _attention(spec, name, tokens, tokens, tokens * keys, cached)
     if memory is not None:
         source, new = memory
         pairs = tokens * source
@@ -307,6 +310,22 @@ def _block(
         writes = number_of_writes(spec, 2 if memory is None else 3)
         counts[f"{stack}.merges"] = 2 * writes * per_write * tokens
     return counts
+
+
+def _gated_delta(spec: TransformerSpec, name: str, tokens: int) -> dict[str, int]:
+    """Count a Gated DeltaNet, whose tokens all see each other as in attention.
+
+    The triangular system of its corrections is not in the count.
+    """
+    d, n = spec.hidden_dim, spec.delta_value_heads
+    key, value = spec.delta_key_dim, spec.delta_value_dim
+    columns = 2 * spec.delta_key_heads * key + 3 * n * value + 2 * n
+    return {
+        f"{name}.projections": 2 * d * columns * tokens,
+        f"{name}.scores": 2 * 2 * n * key * tokens**2,
+        f"{name}.weighted_values": 2 * n * value * tokens**2,
+        f"{name}.memory": 3 * 2 * n * key * value * tokens,
+    }
 
 
 def _merge(spec: TransformerSpec) -> int:
@@ -369,12 +388,24 @@ def _output(spec: TransformerSpec, tokens: int) -> dict[str, int]:
     counts = {}
     if spec.pooler:
         counts["pooler"] = 2 * d * d  # of the first token alone
+    width = d
     if spec.masked_lm_head:
-        counts["masked_lm_head"] = 2 * d * d * tokens
+        width = spec.embedding_sum_dim
+        counts["masked_lm_head"] = 2 * d * width * tokens
     if spec.masked_lm_head or "decoder" in spec.stacks:
-        through_table = spec.tie_embeddings and e != d
-        counts["logits"] = 2 * (d * e + e * v if through_table else d * v) * tokens
+        through_table = spec.tie_embeddings and e != width
+        counts["logits"] = 2 * (width * e + e * v if through_table else width * v) * tokens
     return counts
+
+
+def _cache_bytes_of_a_block(spec: TransformerSpec, length: int, dtype: str) -> int:
+    if spec.mixer == "attention":
+        return slots(length, spec.most_keys) * _bytes_of_a_key_and_value(spec, dtype)
+    keys, values = spec.delta_key_heads * spec.delta_key_dim, spec.delta_value_heads
+    memory = values * spec.delta_key_dim * spec.delta_value_dim * _BYTES["float32"]
+    channels = 2 * keys + values * spec.delta_value_dim
+    before = spec.delta_convolution - 1
+    return memory + before * channels * _BYTES[precision(dtype).computes]
 
 
 def _bytes_of_a_key_and_value(spec: TransformerSpec, dtype: str) -> int:

@@ -9,13 +9,13 @@ from builders.spec import TransformerSpec
 _NORMS_PER_SUBLAYER = {"post": 1, "pre": 1, "output": 1, "sandwich": 2, "parallel": 1}
 _PARALLEL = ("parallel", "parallel_shared_norm")
 """Norm placements that write to the stream once in a block, not once after every sublayer."""
-UP_PROJECTIONS = {"mlp": 1, "glu": 2, "clamped_glu": 2}
+UP_PROJECTIONS = {"mlp": 1, "glu": 2, "scaled_glu": 2, "clamped_glu": 2}
 """The number of kernels (d, f) of a feed-forward layer, besides the one of (f, d)."""
 
 
 _COMPONENTS = (
     *("embeddings", "positions"),
-    *(f"attention.{x}" for x in ("latents", "query", "key", "value", "output", "sinks")),
+    *(f"attention.{x}" for x in ("latents", "query", "key", "value", "output", "sinks", "gates")),
     *("feedforward", "norms", "merges", "output"),
 )
 
@@ -25,7 +25,8 @@ class ParameterCounts(dict[str, int]):
 
     Components: `embeddings` (of tokens and segments), `positions`, `attention.latents` (from the
     token to latents and shared keys), `attention.query`, `attention.key`, `attention.value`,
-    `attention.output`, `attention.sinks`, `feedforward`, `norms` (also those of queries, keys and
+    `attention.output`, `attention.sinks`, `attention.gates` (decays, corrections, output gates and
+    convolutions of a Gated DeltaNet), `feedforward`, `norms` (also those of queries, keys and
     latents), `merges` (also those across blocks) and `output` (pooler, masked-language-model head,
     and the logits' own kernel and bias; not a tied table).
     """
@@ -37,13 +38,13 @@ class ParameterCounts(dict[str, int]):
 
     @property
     def attention(self) -> int:
-        """The sum of the projections of every attention, and of its sinks."""
+        """The sum of all parts of every attention, or of what is in its place."""
         return sum(count for name, count in self.items() if name.startswith("attention."))
 
 
 def custom_component(spec: TransformerSpec) -> str | None:
     """Return `field='value'` of a registered component whose weights and products are not known."""
-    fields = ("norm_placement", "merge", "block_skips", "norm", "feedforward", "positions")
+    fields = ("mixer", "norm_placement", "merge", "block_skips", "norm", "feedforward", "positions")
     for field in (*fields, "attention"):
         for block in (spec, *spec.blocks(spec.stacks[-1])):
             if getattr(block, field) not in SHIPPED[field]:
@@ -97,16 +98,34 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
     merge = {
         "rezero": 1,
         "layer_scale": d,
+        "spherical": d,
         "highway": (d + 1) * d,
         "static_hyper_connections": m * (m + 2),
         "hyper_connections": (d + m) * (m + 2) + 2,
     }.get(spec.merge, 0)
+    mixed = {f"attention.{role}": attentions * n for role, n in _attention(spec).items()}
+    mixed["attention.sinks"] = attentions * spec.num_heads * spec.attention_sinks
+    if spec.mixer == "gated_delta":
+        mixed, norms_within = _gated_delta(spec), spec.delta_value_dim
     return {
-        **{f"attention.{role}": attentions * count for role, count in _attention(spec).items()},
-        "attention.sinks": attentions * spec.num_heads * spec.attention_sinks,
+        **mixed,
         "feedforward": _feedforward(spec, active),
         "norms": norms * norm + norms_within,
         "merges": number_of_writes(spec, sublayers) * merge,
+    }
+
+
+def _gated_delta(spec: TransformerSpec) -> dict[str, int]:
+    """Count the parameters of a Gated DeltaNet without its norm."""
+    d, n, width = spec.hidden_dim, spec.delta_value_heads, spec.delta_convolution
+    keys, values = spec.delta_key_heads * spec.delta_key_dim, n * spec.delta_value_dim
+    per_head = 2 * d + 2  # its decay and beta
+    return {
+        "attention.query": d * keys,
+        "attention.key": d * keys,
+        "attention.value": d * values,
+        "attention.output": d * values,
+        "attention.gates": d * values + n * per_head + width * (2 * keys + values),
     }
 
 
@@ -139,7 +158,8 @@ def _feedforward(spec: TransformerSpec, active: bool) -> int:
     d, wide = spec.hidden_dim, UP_PROJECTIONS[spec.feedforward]
 
     def layer(width: int) -> int:
-        return (wide + 1) * d * width + spec.feedforward_bias * (wide * width + d)
+        gains = wide * width * (spec.feedforward == "scaled_glu")
+        return (wide + 1) * d * width + spec.feedforward_bias * (wide * width + d) + gains
 
     if not spec.num_experts:
         return layer(spec.intermediate_dim)
@@ -160,6 +180,8 @@ def _head_norms(spec: TransformerSpec) -> int:
     n, k, h = spec.num_heads, spec.num_key_value_heads, spec.head_dim
     if spec.qk_norm_heads == "separate":  # one gain for each channel of each head, no biases
         return (n + k) * h
+    if spec.qk_norm_heads == "tied":
+        return n * h
     width = (n + k) * h if spec.qk_norm_heads == "joint" else 2 * h
     return _norm(spec, width) * spec.qk_norm_gain
 
@@ -172,24 +194,28 @@ def _latent_norms(spec: TransformerSpec) -> int:
 def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:
     """Count the parameters of embeddings, positions, the norms of stacks, and outputs."""
     d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size
+    width = spec.embedding_sum_dim  # also of the masked-language-model head
     stacks = len(spec.stacks)
     tokens = v
     if stacks == 2 and not spec.share_embeddings:
         tokens += spec.source_vocabulary_size
-    into_stream = stacks * e * d * (e != d)
-    into_logits = e * d * (e != d) if spec.tie_embeddings else d * v
+    into_stream = stacks * (e + (width == e)) * d * (e != d)
+    before_logits = width if spec.masked_lm_head else d
+    into_logits = before_logits * (e * (e != before_logits) if spec.tie_embeddings else v)
     has_logits = spec.kind != "encoder_only" or spec.masked_lm_head
-    output = has_logits * (into_logits + v * spec.logit_bias)
-    output += (spec.pooler + spec.masked_lm_head) * (d + 1) * d
-    positions = spec.max_sequence_length * d * (spec.positions == "learned")
+    output = has_logits * (into_logits + v * (spec.logit_bias + spec.logit_gain))
+    output += (spec.pooler * d + spec.masked_lm_head * width) * (d + 1)
+    positions = spec.max_sequence_length * width * (spec.positions == "learned")
     positions *= stacks
     for stack in spec.stacks:
-        if any(block.positions == "relative" for block in spec.blocks(stack)):
+        blocks = spec.blocks(stack)
+        if any(b.positions == "relative" and b.mixer == "attention" for b in blocks):
             positions += spec.relative_buckets * spec.num_heads
-    norms = stacks * (spec.final_norm + spec.embedding_norm) + spec.masked_lm_head
+    norms = stacks * spec.final_norm * _norm(spec, d)
+    norms += (stacks * spec.embedding_norm + spec.masked_lm_head) * _norm(spec, width)
     return {
-        "embeddings": tokens * e + spec.num_segments * d + into_stream,
+        "embeddings": tokens * e + spec.num_segments * width + into_stream,
         "positions": positions,
-        "norms": norms * _norm(spec, d),
+        "norms": norms,
         "output": output,
     }

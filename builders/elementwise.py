@@ -76,37 +76,56 @@ class Scale(keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
-@keras.saving.register_keras_serializable(package="builders")
-class LearnedScale(keras.layers.Layer):
-    """x times trained numbers, `scale`, on its last axes: any shape -> same.
+class TrainedFactors(keras.layers.Layer):
+    """Base class of layers with trained numbers, `factors`, for the last axes of what they take.
+
+    A number is start / stored times a weight, `scale`, that starts at `stored`. Adam moves all
+    weights by steps of about one size, so `stored` sets how fast the number changes (Loshchilov et
+    al. 2024, "nGPT", section 2.5).
 
     Args:
         shape: of the numbers, which is broadcast to the last axes of x.
         start: the value of all numbers before training.
+        stored: of the weights before training; `None`: `start`.
     """
+
+    def __init__(
+        self, shape: Sequence[int], start: float = 1.0, stored: float | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.shape = tuple(shape)
+        self.start = start
+        self.stored = stored
+
+    def build(self, *_: Any) -> None:
+        stored = self.start if self.stored is None else self.stored
+        start = keras.initializers.Constant(stored)
+        self.scale = self.add_weight(name="scale", shape=self.shape, initializer=start)
+
+    @property
+    def factors(self) -> Tensor:
+        """The trained numbers."""
+        return self.scale if self.stored is None else self.scale * (self.start / self.stored)
+
+    def get_config(self) -> dict[str, Any]:
+        values = {"shape": self.shape, "start": self.start, "stored": self.stored}
+        return {**super().get_config(), **values}
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class LearnedScale(TrainedFactors):
+    """x times trained numbers on its last axes: any shape -> same."""
 
     @property
     def graph_declaration(self) -> dict[str, Any]:
         role = "identity" if self.shape == (1,) else "scale"
         return {"signature": "...->...", "products": [], "role": role}
 
-    def __init__(self, shape: Sequence[int], start: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.shape = tuple(shape)
-        self.start = start
-
-    def build(self, input_shape: Any) -> None:
-        start = keras.initializers.Constant(self.start)
-        self.scale = self.add_weight(name="scale", shape=self.shape, initializer=start)
-
     def call(self, x: Tensor) -> Tensor:
-        return x * self.scale
+        return x * self.factors
 
     def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
         return KerasTensor(x.shape, dtype=self.compute_dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "shape": self.shape, "start": self.start}
 
 
 @fused

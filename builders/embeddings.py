@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from builders.elementwise import dropout, scale
-from builders.initializers import embedding_initializer, initializer
+from builders.initializers import constrained, embedding_initializer, initializer
 from builders.norms import norm
 from builders.positions import position_scheme
 from builders.scope import LayerScope
@@ -38,7 +38,7 @@ def token_embedding(scope: LayerScope, vocabulary_size: int) -> keras.layers.Lay
         TokenEmbedding,
         vocabulary_size,
         scope.spec.embedding_dim,
-        embeddings_initializer=embedding_initializer(scope, "token_embedding"),
+        **constrained(scope, embedding_initializer(scope, "token_embedding"), 1, "embeddings"),
     )
 
 
@@ -51,9 +51,10 @@ def embed(
 ) -> Tensor:
     """Wire the input of the first block: int (b, t), positions int (1 or b, t) -> (b, t, d)."""
     spec = scope.spec
+    width = spec.embedding_sum_dim
     x = embedding(tokens)
-    if spec.embedding_dim != spec.hidden_dim:
-        x = linear(scope, "embedding_projection", x, spec.embedding_dim, spec.hidden_dim)
+    if spec.embedding_dim != width:
+        x = linear(scope, "embedding_projection", x, spec.embedding_dim, width)
     factor = spec.hidden_dim**0.5 if spec.scale_embeddings else spec.embedding_scale or 1.0
     x = scale(scope, "scale_embedding", factor, x)
     if segments is not None:
@@ -61,21 +62,29 @@ def embed(
             "segment_embedding",
             keras.layers.Embedding,
             spec.num_segments,
-            spec.hidden_dim,
+            width,
             embeddings_initializer=embedding_initializer(scope, "segment_embedding"),
         )
         x = scope.layer("add_segments", keras.layers.Add)([x, table(segments)])
     x = position_scheme(spec).embed(scope, x, positions)
     if spec.embedding_norm:
         x = norm(scope, x, "embedding_norm")
-    return dropout(scope, spec.embedding_dropout, x, "embedding_dropout")
+    x = dropout(scope, spec.embedding_dropout, x, "embedding_dropout")
+    if width == spec.hidden_dim:
+        return x
+    return linear(scope, "embedding_projection", x, width, spec.hidden_dim, use_bias=True)
 
 
-def linear(scope: LayerScope, name: str, x: Tensor, fan_in: int, fan_out: int) -> Tensor:
-    """Wire a projection without a bias between embeddings and stream, (b, t, fan_in) -> fan_out."""
-    kernel_initializer = initializer(scope, name, fan_in=fan_in, fan_out=fan_out)
+def linear(
+    scope: LayerScope, name: str, x: Tensor, fan_in: int, fan_out: int, use_bias: bool = False
+) -> Tensor:
+    """Wire a projection between embeddings and stream, (b, t, fan_in) -> (b, t, fan_out)."""
     return scope.layer(
-        name, keras.layers.Dense, fan_out, use_bias=False, kernel_initializer=kernel_initializer
+        name,
+        keras.layers.Dense,
+        fan_out,
+        use_bias=use_bias,
+        kernel_initializer=initializer(scope, name, fan_in=fan_in, fan_out=fan_out),
     )(x)
 
 

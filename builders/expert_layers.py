@@ -26,6 +26,8 @@ Tensor = Any
 class TopExperts(keras.layers.Layer):
     """The experts of each token, and their weights: scores (b, t, e) -> float and int (b, t, a).
 
+    `real`, bool (b, 1, t), is `False` for padding, which is no load.
+
     Args:
         top_k: experts of a token, a.
         renormalize: divide the weights of a token by their sum.
@@ -38,7 +40,10 @@ class TopExperts(keras.layers.Layer):
             biases.
     """
 
-    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bte->bta,bta", "products": []}
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "bte,b1t->bta,bta",
+        "products": [],
+    }
 
     def __init__(
         self,
@@ -79,7 +84,9 @@ class TopExperts(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, scores: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
+    def call(
+        self, scores: Tensor, real: Tensor | None = None, training: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
         preference = scores if self.correction_rate is None else scores + self.correction
         if self.active_groups < self.groups:
             preference = self._of_active_groups(preference)
@@ -89,7 +96,7 @@ class TopExperts(keras.layers.Layer):
         if self.renormalize:
             weights = weights / (ops.sum(weights, axis=-1, keepdims=True) + 1e-20)
         if training and self.correction_rate is not None:
-            load = expert_shares(chosen, scores.shape[-1])
+            load = expert_shares(chosen, scores.shape[-1], real)
             self.correction.assign_add(self.correction_rate * ops.sign(ops.mean(load) - load))
         return weights * self.scale, chosen
 
@@ -98,11 +105,13 @@ class TopExperts(keras.layers.Layer):
         grouped = ops.reshape(scores, (*ops.shape(scores)[:-1], self.groups, -1))
         highest, _ = ops.top_k(grouped, self.group_score_experts)
         _, active = ops.top_k(ops.sum(highest, axis=-1), self.active_groups)
-        is_active = ops.any(ops.one_hot(active, self.groups, dtype="bool"), axis=-2)
+        # Not `one_hot`, which makes XLA abort in a loop whose number of rows is free.
+        groups = ops.arange(self.groups, dtype="int32")
+        is_active = ops.any(ops.equal(ops.cast(active, "int32")[..., None], groups), axis=-2)
         return ops.reshape(ops.where(is_active[..., None], grouped, -3e38), ops.shape(scores))
 
     def compute_output_spec(
-        self, scores: KerasTensor, training: bool | None = None
+        self, scores: KerasTensor, *_: Any, training: bool | None = None
     ) -> tuple[KerasTensor, KerasTensor]:
         shape = (*scores.shape[:-1], self.top_k)
         return KerasTensor(shape, "float32"), KerasTensor(shape, "int32")
@@ -112,11 +121,12 @@ class TopExperts(keras.layers.Layer):
 class ExpertCapacity(keras.layers.Layer):
     """Weights, in training zero for tokens beyond the capacity of an expert.
 
-    weights and chosen (b, t, a) -> (b, t, a). In a sequence, an expert takes the first
-    ceil(factor t a / e) of the tokens that chose it (Fedus et al. 2022, section 2.2).
+    weights and chosen (b, t, a), real, bool (b, 1, t) -> (b, t, a). In a sequence of t tokens, not
+    counting padding, an expert takes the first ceil(factor t a / e) of the tokens that chose it
+    (Fedus et al. 2022, section 2.2).
     """
 
-    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bta,bta->bta", "products": []}
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bta,bta,b1t->bta", "products": []}
 
     def __init__(self, factor: float, experts: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -126,17 +136,26 @@ class ExpertCapacity(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "factor": self.factor, "experts": self.experts}
 
-    def call(self, weights: Tensor, chosen: Tensor, training: bool | None = None) -> Tensor:
+    def call(
+        self,
+        weights: Tensor,
+        chosen: Tensor,
+        real: Tensor | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
         if not training:
             return weights
         shape = ops.shape(chosen)
-        choices = ops.cast(shape[1] * shape[2], "float32")
+        of_expert = ops.one_hot(chosen, self.experts)  # (b, t, a, e)
+        if real is not None:
+            of_expert = of_expert * ops.cast(real[:, 0, :, None, None], of_expert.dtype)
+        choices = ops.sum(of_expert, axis=(1, 2, 3), keepdims=True)[..., 0]  # (b, 1, 1)
         capacity = ops.ceil(self.factor / self.experts * choices)
-        of_expert = ops.one_hot(ops.reshape(chosen, (shape[0], -1)), self.experts)  # (b, t a, e)
+        of_expert = ops.reshape(of_expert, (shape[0], -1, self.experts))
         number = ops.sum(ops.cumsum(of_expert, axis=1) * of_expert, axis=-1)  # from 1
         return weights * ops.cast(ops.reshape(number, shape) <= capacity, weights.dtype)
 
-    def compute_output_spec(self, weights: KerasTensor, chosen: KerasTensor) -> KerasTensor:
+    def compute_output_spec(self, weights: KerasTensor, *_: KerasTensor) -> KerasTensor:
         return KerasTensor(weights.shape, weights.dtype)
 
 
@@ -144,7 +163,8 @@ class ExpertCapacity(keras.layers.Layer):
 class RouterLosses(keras.layers.Layer):
     """The weights as they are; adds the losses of the router in training.
 
-    weights (b, t, a), logits and scores (b, t, e), chosen, int (b, t, a) -> weights. The losses are
+    weights (b, t, a), logits and scores (b, t, e), chosen, int (b, t, a), real, bool (b, 1, t)
+    -> weights. Padding, where `real` is `False`, counts in no loss. These are
 
     * balance: e sum(f p), f being the share of all choices that an expert got, and p its mean score
       (Fedus et al. 2022, equations 4 to 6), of scores that add up to 1 for a token. If all shares
@@ -157,7 +177,7 @@ class RouterLosses(keras.layers.Layer):
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "bta,bte,bte,bta->bta",
+        "signature": "bta,bte,bte,bta,b1t->bta",
         "products": [],
     }
 
@@ -175,15 +195,17 @@ class RouterLosses(keras.layers.Layer):
         logits: Tensor,
         scores: Tensor,
         chosen: Tensor,
+        real: Tensor | None = None,
         training: bool | None = None,
     ) -> Tensor:
         if training and self.balance:
-            shares = expert_shares(chosen, scores.shape[-1])
+            shares = expert_shares(chosen, scores.shape[-1], real)
             scores = scores / (ops.sum(scores, axis=-1, keepdims=True) + 1e-20)
-            mean = ops.mean(scores, axis=(0, 1))
+            mean = mean_of_tokens(scores, real)
             self.add_loss(self.balance * scores.shape[-1] * ops.sum(shares * mean))
         if training and self.z:
-            self.add_loss(self.z * ops.mean(ops.square(ops.logsumexp(logits, axis=-1))))
+            squares = ops.square(ops.logsumexp(logits, axis=-1))
+            self.add_loss(self.z * mean_of_tokens(squares, real))
         return weights
 
     def compute_output_spec(self, weights: KerasTensor, *others: KerasTensor) -> KerasTensor:
@@ -342,6 +364,16 @@ class Combine(keras.layers.Layer):
         return KerasTensor((*places.shape[:2], rows.shape[-1]), dtype=self.compute_dtype)
 
 
-def expert_shares(chosen: Tensor, experts: int) -> Tensor:
+def expert_shares(chosen: Tensor, experts: int, real: Tensor | None = None) -> Tensor:
     """Return the share of all choices that each expert got: int (b, t, a) -> (e,)."""
-    return ops.mean(ops.one_hot(chosen, experts), axis=(0, 1, 2))
+    return ops.mean(mean_of_tokens(ops.one_hot(chosen, experts), real), axis=0)
+
+
+def mean_of_tokens(x: Tensor, real: Tensor | None) -> Tensor:
+    """Return the mean over tokens, but for those that real (b, 1, t) leaves out: (b, t, ...)."""
+    if real is None:
+        return ops.mean(x, axis=(0, 1))
+    weights = ops.cast(real[:, 0], x.dtype)
+    total = ops.maximum(ops.sum(weights), 1)
+    weights = ops.reshape(weights, (*ops.shape(weights), *[1] * (len(x.shape) - 2)))
+    return ops.sum(x * weights, axis=(0, 1)) / total

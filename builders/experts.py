@@ -22,7 +22,10 @@ Tensor = Any
 
 
 def mixture_of_experts(
-    scope: LayerScope, x: Tensor, layers: Callable[[LayerScope, Tensor], Tensor]
+    scope: LayerScope,
+    x: Tensor,
+    layers: Callable[[LayerScope, Tensor], Tensor],
+    real: Tensor | None = None,
 ) -> Tensor:
     """Wire the weighted sum of the outputs of a token's experts: (b, t, d) -> (b, t, d).
 
@@ -34,9 +37,11 @@ def mixture_of_experts(
         scope: of the sublayer.
         x: (b, t, d).
         layers: wires the layers of one expert.
+        real: bool (b, 1, t), `False` for padding, which counts in no loss or load of experts;
+            `None`: all tokens count.
     """
     spec = scope.spec
-    weights, chosen = route(scope, x)  # (b, t, a)
+    weights, chosen = route(scope, x, real)  # (b, t, a)
     dispatch = scope.layer("dispatch", Dispatch, spec.num_experts)
     rows, places, sizes = dispatch(x, chosen)  # (m, d), (b, t, a), (e,)
     shares = [weights]
@@ -51,13 +56,14 @@ def mixture_of_experts(
     return scope.layer("sum", keras.layers.Add)([x_of_experts, shared_expert(scope, x, layers)])
 
 
-def route(scope: LayerScope, x: Tensor) -> tuple[Tensor, Tensor]:
+def route(scope: LayerScope, x: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
     """Wire the weights of each token's experts, float32 (b, t, a), and the experts, int (b, t, a).
 
     All of it is in float32, whatever the precision of the model (Fedus et al. 2022, section 2.4).
     """
     spec = scope.spec
     e, dtype = spec.num_experts, "float32"
+    mask = () if real is None else (real,)  # Keras would record a mask of None as an argument
     kernel = initializer(scope, "router", fan_in=spec.hidden_dim, fan_out=e)
     logits = scope.layer(
         "router",
@@ -81,15 +87,16 @@ def route(scope: LayerScope, x: Tensor) -> tuple[Tensor, Tensor]:
         correction_rate=spec.router_correction_rate,
         dtype=dtype,
     )
-    weights, chosen = top_experts(scores)
+    counts_load = spec.router_correction_rate is not None
+    weights, chosen = top_experts(scores, *(mask if counts_load else ()))
     if spec.balance_loss or spec.router_z_loss:
         losses = scope.layer(
             "router_losses", RouterLosses, spec.balance_loss, spec.router_z_loss, dtype=dtype
         )
-        weights = losses(weights, logits, scores, chosen)
+        weights = losses(weights, logits, scores, chosen, *mask)
     if spec.capacity_factor is not None:
         capacity = scope.layer("capacity", ExpertCapacity, spec.capacity_factor, e, dtype=dtype)
-        weights = capacity(weights, chosen)
+        weights = capacity(weights, chosen, *mask)
     return weights, chosen
 
 

@@ -13,19 +13,22 @@ import keras
 from keras import KerasTensor, ops
 
 from builders.components import component, register_component
-from builders.elementwise import dropout
+from builders.elementwise import LearnedScale, dropout
 from builders.expert_layers import ExpertDense
 from builders.experts import mixture_of_experts
-from builders.initializers import initializer
+from builders.initializers import kernel_options
 from builders.scope import LayerScope
 
 Tensor = Any
 
 
-def feedforward(scope: LayerScope, x: Tensor) -> Tensor:
-    """Wire the feed-forward sublayer, or a mixture of them: (b, t, d) -> (b, t, d)."""
+def feedforward(scope: LayerScope, x: Tensor, real: Tensor | None = None) -> Tensor:
+    """Wire the feed-forward sublayer, or a mixture of them: (b, t, d) -> (b, t, d).
+
+    `real`, bool (b, 1, t), says which tokens are no padding.
+    """
     spec = scope.spec
-    wire = partial(mixture_of_experts, layers=layers) if spec.num_experts else layers
+    wire = partial(mixture_of_experts, layers=layers, real=real) if spec.num_experts else layers
     return dropout(scope, spec.feedforward_dropout, wire(scope, x))
 
 
@@ -41,6 +44,24 @@ def layers(scope: LayerScope, x: Tensor) -> Tensor:
 def mlp(scope: LayerScope, x: Tensor) -> Tensor:
     """activation(up(x)) ("Attention Is All You Need", section 3.3)."""
     return up_projection(scope, "up", x, scope.spec.activation)
+
+
+@register_component("feedforward", "scaled_glu")
+def scaled_glu(scope: LayerScope, x: Tensor) -> Tensor:
+    """activation(s gate(x)) * (r up(x)) with trained numbers s and r, which start at sqrt(d).
+
+    Unit vectors have products of about 1 / sqrt(d) (Loshchilov et al. 2024, "nGPT", equations 18 to
+    21; NVIDIA/ngpt scales both projections).
+    """
+    spec = scope.spec
+    shape, start = (spec.intermediate_dim,), spec.hidden_dim**0.5
+    gate, up = (
+        scope.layer(f"{name}_gain", LearnedScale, shape, start, 1.0)(up_projection(scope, name, x))
+        for name in ("gate", "up")
+    )
+    activation = component("activation", spec.activation)
+    gate = scope.layer("activation", keras.layers.Activation, activation)(gate)
+    return scope.layer("gated", keras.layers.Multiply)([gate, up])
 
 
 @register_component("feedforward", "glu")
@@ -103,10 +124,11 @@ def projection(
 ) -> Tensor:
     """Wire a projection of tokens, or of the rows of experts by the kernels of these."""
     spec = scope.spec
+    axis = 1 if name == "down" else 0  # of d channels
     options: dict[str, Any] = {
         "activation": activation and component("activation", activation),
         "use_bias": spec.feedforward_bias,
-        "kernel_initializer": initializer(scope, name, fan_in=fan_in, fan_out=fan_out),
+        **kernel_options(scope, name, fan_in=fan_in, fan_out=fan_out, unit_axis=axis),
     }
     if scope.rows_per_expert is None:
         return scope.layer(name, keras.layers.Dense, fan_out, **options)(x)

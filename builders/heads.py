@@ -8,9 +8,9 @@ import keras
 from keras import KerasTensor
 
 from builders.components import component
-from builders.elementwise import dropout, scale, soft_cap
+from builders.elementwise import LearnedScale, dropout, scale, soft_cap
 from builders.embeddings import linear
-from builders.initializers import initializer
+from builders.initializers import initializer, kernel_options
 from builders.norms import norm
 from builders.scope import LayerScope
 
@@ -24,13 +24,16 @@ def final_norm_and_dropout(scope: LayerScope, x: Tensor) -> Tensor:
 
 
 def logits(scope: LayerScope, x: Tensor, embedding: keras.layers.Layer) -> Tensor:
-    """Wire the logits of hidden states: (b, t, d) -> (b, t, v), with the embedding where tied."""
+    """Wire the logits of hidden states: (b, t, d) -> (b, t, v), with the embedding where tied.
+
+    A masked-language-model head may have mapped the hidden states to the width of embeddings.
+    """
     spec = scope.spec
-    d, v = spec.hidden_dim, spec.vocabulary_size
+    d, v, width = spec.hidden_dim, spec.vocabulary_size, x.shape[-1]
     x = scale(scope, "scale_logits", d**-0.5 if spec.scale_logits else spec.logit_scale or 1.0, x)
     if spec.tie_embeddings:
-        if spec.embedding_dim != d:
-            x = linear(scope, "logit_projection", x, d, spec.embedding_dim)
+        if spec.embedding_dim != width:
+            x = linear(scope, "logit_projection", x, width, spec.embedding_dim)
         x = embedding(x, reverse=True)
         x = scope.layer("logits", AddBias)(x) if spec.logit_bias else x
     else:
@@ -39,21 +42,26 @@ def logits(scope: LayerScope, x: Tensor, embedding: keras.layers.Layer) -> Tenso
             keras.layers.Dense,
             v,
             use_bias=spec.logit_bias,
-            kernel_initializer=initializer(scope, "logits", fan_in=d, fan_out=v),
+            **kernel_options(scope, "logits", fan_in=width, fan_out=v, unit_axis=0),
         )(x)
+    if spec.logit_gain:
+        x = scope.layer("logit_gain", LearnedScale, (v,), 1.0, d**-0.5)(x)
     return soft_cap(scope, spec.logit_soft_cap, x, "logit_soft_cap")
 
 
 def masked_lm_head(scope: LayerScope, x: Tensor) -> Tensor:
-    """Wire the layers before the logits of an encoder: (b, s, d) -> norm(activation(W x))."""
+    """Wire the layers before the logits of an encoder, norm(activation(W x)).
+
+    (b, s, d) -> (b, s, d), or (b, s, width of embeddings) where their sum is projected.
+    """
     spec = scope.spec
-    d = spec.hidden_dim
+    d, width = spec.hidden_dim, spec.embedding_sum_dim
     layer = scope.layer(
         "dense",
         keras.layers.Dense,
-        d,
+        width,
         activation=component("activation", spec.activation),
-        kernel_initializer=initializer(scope, "masked_lm_head", fan_in=d, fan_out=d),
+        kernel_initializer=initializer(scope, "masked_lm_head", fan_in=d, fan_out=width),
     )
     return norm(scope, layer(x))
 

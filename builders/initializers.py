@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
@@ -56,6 +57,53 @@ def embedding_initializer(scope: LayerScope, role: str) -> keras.Initializer:
     """Return the initializer of an embedding: with `glorot_uniform`, rows of about unit length."""
     d = scope.spec.hidden_dim
     return initializer(scope, role, fan_in=d, fan_out=d)
+
+
+def kernel_options(
+    scope: LayerScope, role: str, *, fan_in: int, fan_out: int, unit_axis: int
+) -> dict[str, Any]:
+    """Return the initializer and the constraint of a kernel, as arguments of a Keras layer.
+
+    Args:
+        scope: of the layer.
+        role: the last part of the layer's name.
+        fan_in: input width.
+        fan_out: output width.
+        unit_axis: the axis of d channels, whose vectors `kernel_constraint` keeps at unit length.
+    """
+    start = initializer(scope, role, fan_in=fan_in, fan_out=fan_out)
+    return constrained(scope, start, unit_axis, "kernel")
+
+
+def constrained(
+    scope: LayerScope, start: keras.Initializer, unit_axis: int, weight: str
+) -> dict[str, Any]:
+    """Return an initializer and the constraint of a weight, as arguments of a Keras layer."""
+    if scope.spec.kernel_constraint == "none":
+        return {f"{weight}_initializer": start}
+    constraint = keras.constraints.UnitNorm(axis=unit_axis)
+    return {
+        f"{weight}_initializer": Constrained(start, constraint),
+        f"{weight}_constraint": constraint,
+    }
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class Constrained(keras.Initializer):
+    """Values of another initializer, changed as a constraint changes them after each step."""
+
+    def __init__(self, initializer: Any, constraint: Any) -> None:
+        self.initializer = keras.initializers.get(initializer)
+        self.constraint = keras.constraints.get(constraint)
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        return self.constraint(self.initializer(shape, dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "initializer": keras.initializers.serialize(self.initializer),
+            "constraint": keras.constraints.serialize(self.constraint),
+        }
 
 
 @register_component("initializer", "glorot_uniform")

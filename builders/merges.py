@@ -14,11 +14,13 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import keras
+from keras import KerasTensor, ops
 
 from builders.components import component, register_component
 from builders.depth import depth_factor
-from builders.elementwise import LearnedScale, scale
+from builders.elementwise import LearnedScale, TrainedFactors, scale
 from builders.initializers import initializer
+from builders.norms import UnitNorm
 from builders.scope import LayerScope
 
 Tensor = Any
@@ -137,6 +139,22 @@ class LearnedFactors(LearnedFactor):
         return (scope.spec.hidden_dim,)
 
 
+@register_component("merge", "spherical")
+class Spherical(Merge):
+    """norm(x + |a| (norm(f) - x)): a step on the unit sphere, from x towards what f proposes.
+
+    There is a trained number a for each channel (Loshchilov et al. 2024, "nGPT", equations 10 and
+    11), and norms are x / ||x||.
+    """
+
+    def write(self, scope: LayerScope, stream: Tensor, output: Tensor) -> Tensor:
+        d, epsilon = scope.spec.hidden_dim, scope.spec.norm_epsilon
+        target = scope.layer("unit_branch", UnitNorm, epsilon)(output)
+        start = depth_factor(scope, "branch_scale")
+        step = scope.layer("residual", StepTowards, (d,), start, d**-0.5)
+        return scope.layer("unit_stream", UnitNorm, epsilon)(step(stream, target))
+
+
 @register_component("merge", "highway")
 class Highway(Merge):
     """g f + (1 - g) x, with the gate g = sigmoid(W x + b) (Srivastava et al. 2015, section 2)."""
@@ -155,6 +173,23 @@ class Highway(Merge):
         carry = scope.layer("carry_gate", Complement)(gate)
         skip = scope.layer("gated_skip", keras.layers.Multiply)([stream, carry])
         return scope.layer("residual", keras.layers.Add)([skip, branch])
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class StepTowards(TrainedFactors):
+    """x + |a| (y - x) with trained numbers a: x, y (b, t, d) -> same."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "btd,btd->btd",
+        "products": [],
+        "role": "add",
+    }
+
+    def call(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + ops.abs(self.factors) * (y - x)
+
+    def compute_output_spec(self, x: KerasTensor, y: KerasTensor) -> KerasTensor:
+        return KerasTensor(x.shape, dtype=self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="builders")

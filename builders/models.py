@@ -88,7 +88,7 @@ def decoder(
     def block(part: LayerScope, y: Tensor) -> Tensor:
         return decoder_block(part, y, contexts[part.block_index], memory, memory_context)
 
-    return final_norm_and_dropout(scope, stack(scope, x, block))
+    return final_norm_and_dropout(scope, stack(scope, x, positions, block))
 
 
 def encoder(
@@ -102,8 +102,11 @@ def encoder(
     positions = token_positions(scope, source)
     contexts = bidirectional_contexts(scope, source, positions, padding)
     x = embed(scope, source, embedding, positions, segments)  # (b, s, d)
-    x = stack(scope, x, lambda part, y: encoder_block(part, y, contexts[part.block_index]))
-    return final_norm_and_dropout(scope, x), padding
+
+    def block(part: LayerScope, y: Tensor) -> Tensor:
+        return encoder_block(part, y, contexts[part.block_index])
+
+    return final_norm_and_dropout(scope, stack(scope, x, positions, block)), padding
 
 
 def build_decoder_only(

@@ -5,10 +5,10 @@ Each takes `(scope, x, name)` and wires a norm called `name` over the last axis 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
-from keras import ops
+from keras import KerasTensor, ops
 
 from builders.components import component, register_component
 from builders.depth import depth_factor
@@ -33,17 +33,19 @@ def first_norm(scope: LayerScope, x: Tensor) -> Tensor:
 def head_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     """Wire the norm of queries or keys, (b, t, n, h) -> same; `qk_norm_heads` says over what."""
     n, h = x.shape[2:]
-    heads = scope.spec.qk_norm_heads
+    heads, d = scope.spec.qk_norm_heads, scope.spec.hidden_dim
     if not scope.spec.qk_norm_gain:
         scope = _without_weights(scope)
     if heads == "joint":
         together = scope.layer(f"{name}_joint_heads", keras.layers.Reshape, (-1, n * h))(x)
         normed = norm(scope, together, name)
         return scope.layer(f"{name}_split_heads", keras.layers.Reshape, (-1, n, h))(normed)
+    if heads == "shared":
+        return norm(scope, x, name)
+    x = norm(_without_weights(scope), x, f"{name}_plain")
     if heads == "separate":
-        x = norm(_without_weights(scope), x, f"{name}_plain")
         return scope.layer(name, LearnedScale, (n, h))(x)
-    return norm(scope, x, name)
+    return scope.layer("query_key_gain", LearnedScale, (n, h), 1.0, d**-0.5)(x)
 
 
 def _without_weights(scope: LayerScope) -> LayerScope:
@@ -70,6 +72,38 @@ def rms_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     layer = UnitOffsetRMSNormalization if spec.norm_offset else keras.layers.RMSNormalization
     layer = layer if spec.norm_gain else PlainRMSNormalization
     return scope.layer(name, layer, epsilon=spec.norm_epsilon)(x)
+
+
+@register_component("norm", "unit")
+def unit_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
+    """x / ||x||, without weights (Loshchilov et al. 2024, nGPT)."""
+    return scope.layer(name, UnitNorm, scope.spec.norm_epsilon)(x)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class UnitNorm(keras.layers.Layer):
+    """x / sqrt(sum of squares + epsilon) over the last axis, in float32: (..., d) -> (..., d)."""
+
+    graph_declaration: ClassVar[dict[str, Any]] = {
+        "signature": "...->...",
+        "products": [],
+        "role": "norm",
+    }
+
+    def __init__(self, epsilon: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def call(self, x: Tensor) -> Tensor:
+        wide = ops.cast(x, "float32")
+        squares = ops.sum(ops.square(wide), axis=-1, keepdims=True)
+        return ops.cast(wide * ops.rsqrt(squares + self.epsilon), self.compute_dtype)
+
+    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
+        return KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "epsilon": self.epsilon}
 
 
 @keras.saving.register_keras_serializable(package="builders")

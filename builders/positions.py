@@ -1,8 +1,9 @@
 """Position schemes: one registered class for each value of the spec's `positions`.
 
-Positions can be encoded in three places. A scheme overrides the method of one:
+Positions can be encoded in four places. A scheme overrides the method of one:
 
 * `embed` adds to the token embeddings: x (b, t, d), positions int (1 or b, t) -> (b, t, d);
+* `enter_block` adds to what every block reads, likewise;
 * `rotate` rotates the queries and keys of self-attention: (b, t, n or k, h) -> same;
 * `bias` returns a bias of the scores of self-attention, which all blocks of a stack share:
   positions of queries (1 or b, t) and of keys (1 or b, s) -> (1 or b, n, t, s), or `None`.
@@ -33,6 +34,9 @@ class PositionScheme:
     """A scheme without positions, and the base class of all others; see the module docstring."""
 
     def embed(self, scope: LayerScope, x: Tensor, positions: Tensor) -> Tensor:
+        return x
+
+    def enter_block(self, scope: LayerScope, x: Tensor, positions: Tensor) -> Tensor:
         return x
 
     def rotate(self, scope: LayerScope, x: Tensor, positions: Tensor, name: str) -> Tensor:
@@ -179,6 +183,31 @@ class SinusoidalPositions(PositionVectors):
 
 
 @keras.saving.register_keras_serializable(package="builders")
+class CoordinateVectors(SinusoidalPositions):
+    """Interleaved sinusoids of positions plus those of a time step, int (1 or b, t) -> (..., t, d).
+
+    A block that is passed several times has one such layer, which is called with steps from 1 on.
+    """
+
+    graph_declaration: ClassVar[dict[str, Any]] = SinusoidalPositions.graph_declaration
+
+    def __init__(self, max_length: int, dim: int, **kwargs: Any) -> None:
+        super().__init__(max_length, dim, interleaved=True, **kwargs)
+
+    def call(self, positions: Tensor, step: int = 1) -> Tensor:
+        of_step = self.vectors(ops.full((1, 1), step, dtype="int32"))  # (1, 1, d)
+        return super().call(positions) + of_step
+
+    def compute_output_spec(self, positions: KerasTensor, step: int = 1) -> KerasTensor:
+        return super().compute_output_spec(positions)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        del config["interleaved"]
+        return config
+
+
+@keras.saving.register_keras_serializable(package="builders")
 class ALiBiBias(keras.layers.Layer):
     """Bias of attention scores by distance: -slope * distance, in float32 (ALiBi).
 
@@ -300,7 +329,7 @@ class Learned(PositionScheme):
             "position_embedding",
             LearnedPositions,
             spec.max_sequence_length,
-            spec.hidden_dim,
+            x.shape[-1],
             embeddings_initializer=embedding_initializer(scope, "position_embedding"),
         )(positions)
         return _add(scope, x, vectors)
@@ -318,7 +347,7 @@ class Sinusoidal(PositionScheme):
             "position_embedding",
             SinusoidalPositions,
             spec.max_sequence_length,
-            spec.hidden_dim,
+            x.shape[-1],
             interleaved=self.interleaved,
         )(positions)
         return _add(scope, x, vectors)
@@ -329,6 +358,23 @@ class SinusoidalConcat(Sinusoidal):
     """Add all sines, then all cosines (tensor2tensor; the TensorFlow text tutorial)."""
 
     interleaved = False
+
+
+@register_component("positions", "coordinates")
+class Coordinates(PositionScheme):
+    """Add sinusoids of the position and of the block's number before every block.
+
+    Dehghani et al. 2019, "Universal Transformers", equations 4 to 6, where the number is that of
+    the pass through one block.
+    """
+
+    def enter_block(self, scope: LayerScope, x: Tensor, positions: Tensor) -> Tensor:
+        spec = scope.spec
+        layer = scope.layer(
+            "coordinates", CoordinateVectors, spec.max_sequence_length, spec.hidden_dim
+        )
+        vectors = layer(positions, step=scope.block_index + 1)
+        return scope.layer("add_coordinates", keras.layers.Add)([x, vectors])
 
 
 @register_component("positions", "rotary")

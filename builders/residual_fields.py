@@ -17,8 +17,14 @@ from builders.fields import (
 ON_BRANCHES = ("pre", "output", "sandwich", "parallel", "parallel_shared_norm")
 """Norm placements whose norms are on the branches alone, so that the stream is unnormalized."""
 
+LEARNED_FACTORS = ("rezero", "layer_scale", "spherical")
+"""Merges with trained factors of the branch, which start at `branch_scale`."""
+
 HYPER_CONNECTIONS = ("static_hyper_connections", "hyper_connections")
 """Merges whose stream is several tensors."""
+
+
+_FIRST_FACTORS = {"rezero": 0.0, "layer_scale": 1e-4, "spherical": 0.05}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -39,11 +45,13 @@ class ResidualStream:
         "the `+` in these: `add`; `none`, f alone, without skip paths, for ablations; `scaled`, "
         "skip_scale x + branch_scale f; `rezero`, x + a f with one trained number a (Bachlechner "
         "et al. 2020); `layer_scale`, the same with one for each channel (Touvron et al. 2021, "
-        "CaiT); `highway`, g f + (1 - g) x with g = sigmoid(W x + b) (Srivastava et al. 2015); or "
+        "CaiT); `highway`, g f + (1 - g) x with g = sigmoid(W x + b) (Srivastava et al. 2015); "
+        "`spherical`, norm(x + |a| (norm(f) - x)) with norms to unit length and a trained number a "
+        "for each channel (Loshchilov et al. 2024, nGPT); or "
         "`hyper_connections` and `static_hyper_connections`, several streams x, which each "
         "sublayer reads, mixes and writes by trained weights, with the former ones different for "
         "each token (Zhu et al. 2024).",
-        ("add", "none", "scaled", "rezero", "layer_scale", "highway", *HYPER_CONNECTIONS),
+        ("add", "none", "scaled", *LEARNED_FACTORS, "highway", *HYPER_CONNECTIONS),
         default="add",
     )
     num_streams: int = positive_int(
@@ -58,23 +66,27 @@ class ResidualStream:
     branch_scale: float | str = depth_factor(
         "factor of f where merge='scaled', and its first value where it is trained; a number, "
         "`inverse_sqrt_layers`, 1 / sqrt(L) in a stack of L blocks, or `inverse_sqrt_depth`, 1 / "
-        "sqrt(l) in block l; `None`: 0 for `rezero`, 1e-4 for `layer_scale`, otherwise 1.",
+        "sqrt(l) in block l; `None`: 0 for `rezero`, 1e-4 for `layer_scale`, 0.05 for `spherical`, "
+        "otherwise 1.",
         ("inverse_sqrt_layers", "inverse_sqrt_depth"),
-        derive=lambda spec: {"rezero": 0.0, "layer_scale": 1e-4}.get(spec.merge, 1.0),
+        derive=lambda spec: _FIRST_FACTORS.get(spec.merge, 1.0),
     )
     norm: str = component_name(
-        "`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019).",
-        ("layer", "rms"),
+        "`layer` (Ba et al. 2016), `rms` (Zhang and Sennrich 2019) or `unit`, x / ||x|| without "
+        "weights (Loshchilov et al. 2024, nGPT).",
+        ("layer", "rms", "unit"),
         default="layer",
     )
     norm_epsilon: float = fraction(
         "added to the variance, or to the mean square, in every norm.", default=1e-5
     )
     norm_gain: bool = flag(
-        "trained factors of the channels in every norm. OLMo 1 has none, nor biases.", default=True
+        "trained factors of the channels in every norm; `None`: `True`, but for `unit`. OLMo 1 has "
+        "none, nor biases.",
+        derive=lambda spec: spec.norm != "unit",
     )
     norm_bias: bool = flag(
-        "a bias in every layer norm; `None`: `True` for `layer` with `norm_gain`. An RMS norm has "
+        "a bias in every layer norm; `None`: `True` for `layer` with `norm_gain`. Other norms have "
         "none.",
         derive=lambda spec: spec.norm == "layer" and spec.norm_gain,
     )
@@ -122,8 +134,8 @@ class AcrossBlocks:
     )
     distinct_blocks: int | None = optional_int(
         "blocks of a stack that have weights of their own; they are used in turn, so that block i "
-        "has the weights of block i mod this number. 1 is ALBERT (Lan et al. 2020) and the "
-        "Universal Transformer (Dehghani et al. 2019); `None`: all blocks.",
+        "has the weights of block i mod this number. 1 is ALBERT (Lan et al. 2020) and, with "
+        "positions='coordinates', the Universal Transformer (Dehghani et al. 2019); `None`: all.",
         none="for weights of its own in every block",
         most=MOST_BLOCKS,
     )

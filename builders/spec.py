@@ -140,6 +140,11 @@ class TransformerSpec(SpecFields):
         """
         return self.num_encoder_layers if stack == "encoder" else self.num_layers
 
+    @property
+    def embedding_sum_dim(self) -> int:
+        """The width of the sum of all embeddings, which `embedding_norm` is over."""
+        return self.embedding_dim if self.embedding_projection == "sum" else self.hidden_dim
+
     @cached_property
     def of_expert(self) -> TransformerSpec:
         """The spec of one of the experts of a mixture, whose width is `intermediate_dim`."""

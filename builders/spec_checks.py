@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from builders.components import SHIPPED
 from builders.errors import invalid_value, unknown_name
 from builders.errors import require as _require
 from builders.fields import rule_of
 from builders.position_checks import check_relative, check_rotary
-from builders.residual_fields import HYPER_CONNECTIONS
+from builders.residual_fields import HYPER_CONNECTIONS, LEARNED_FACTORS
 from builders.spec_fields import SpecFields
 
-_EMBEDDED = ("learned", "sinusoidal", "sinusoidal_concat")
-"""Positions that are added to the embeddings."""
+_OF_EXPERTS = ("mlp", "glu", "clamped_glu")
+"""Feed-forward layers whose weights are projections alone."""
+
+_SINES = ("sinusoidal", "sinusoidal_concat", "coordinates")
+_ADDED = ("learned", *_SINES)
+"""Positions that are added to the embeddings, or to the stream before every block."""
 
 _UNSCALED = ("add", "none", "highway", *HYPER_CONNECTIONS)
-_ONE_STREAM = ("add", "none", "scaled", "rezero", "layer_scale", "highway")
+_ONE_STREAM = ("add", "none", "scaled", *LEARNED_FACTORS, "highway")
 """Merges that ship and have one stream."""
-_WITHOUT_FACTOR = {"skip_scale": (*_UNSCALED, "rezero", "layer_scale"), "branch_scale": _UNSCALED}
+_WITHOUT_FACTOR = {"skip_scale": (*_UNSCALED, *LEARNED_FACTORS), "branch_scale": _UNSCALED}
 """Factors of the residual stream, and the merges that have none."""
 
 
@@ -45,9 +48,19 @@ def check_combinations(spec: SpecFields) -> None:
         spec.num_heads % spec.num_key_value_heads == 0,
         f"a divisor of num_heads={spec.num_heads}, whose heads share them in equal groups",
     )
-    if spec.norm == "rms":
-        has_no_bias = "False where norm='rms', which has no bias"
+    if spec.norm in ("rms", "unit"):
+        has_no_bias = f"False where norm={spec.norm!r}, which has no bias"
         _require(spec, "norm_bias", not spec.norm_bias, has_no_bias, "leave it out")
+    if spec.norm == "unit":
+        has_no_gain = "False where norm='unit', which has no weights"
+        _require(spec, "norm_gain", not spec.norm_gain, has_no_gain, "leave it out")
+    _require(
+        spec,
+        "embedding_projection",
+        spec.embedding_projection == "tokens" or spec.embedding_dim != spec.hidden_dim,
+        f"tokens where embedding_dim=hidden_dim={spec.hidden_dim}, which needs no projection",
+        "give another embedding_dim, or leave it out",
+    )
     for name, other in (("embedding_scale", "scale_embeddings"), ("logit_scale", "scale_logits")):
         is_free = getattr(spec, name) is None or not getattr(spec, other)
         _require(spec, name, is_free, f"None where {other}=True", "give one factor or the other")
@@ -78,13 +91,34 @@ def check_combinations(spec: SpecFields) -> None:
     _check_block_overrides(spec)
     _check_distinct_blocks(spec)
     _check_value_residual(spec)
-    if spec.positions.startswith("sinusoidal"):
+    if spec.qk_norm and spec.qk_norm_heads == "tied":
         _require(
             spec,
-            "hidden_dim",
-            spec.hidden_dim % 2 == 0,
+            "qk_norm_heads",
+            spec.num_key_value_heads == spec.num_heads,
+            f"another value where num_key_value_heads={spec.num_key_value_heads} and "
+            f"num_heads={spec.num_heads}, since queries and keys have one gain",
+            "use qk_norm_heads='separate'",
+        )
+    _check_constraint(spec)
+    _check_mixer(spec)
+    if spec.positions in _SINES:
+        is_embedded = spec.positions != "coordinates"
+        of_sum = spec.embedding_projection == "sum" and is_embedded
+        width = "embedding_dim" if of_sum else "hidden_dim"
+        _require(
+            spec,
+            width,
+            getattr(spec, width) % 2 == 0,
             f"even where positions={spec.positions!r}, which are sines and cosines in pairs",
             "change the width, or the positions",
+        )
+        _require(
+            spec,
+            "positions",
+            is_embedded or spec.merge not in HYPER_CONNECTIONS,
+            f"another value where merge={spec.merge!r}, whose streams have no one place to add to",
+            "use positions='sinusoidal'",
         )
     if spec.kind == "encoder_only":
         _check_encoder_only(spec)
@@ -124,7 +158,7 @@ def check_length(spec: SpecFields, name: str, length: int) -> None:
     """
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise invalid_value(name, length, "a positive int, a number of tokens")
-    if spec.positions in _EMBEDDED and length > spec.max_sequence_length:
+    if spec.positions in _ADDED and length > spec.max_sequence_length:
         raise invalid_value(
             name,
             length,
@@ -164,9 +198,9 @@ def _check_block_overrides(spec: SpecFields) -> None:
     _require(
         spec,
         "block_overrides",
-        len(schemes) == 1 or schemes.isdisjoint(_EMBEDDED),
+        len(schemes) == 1 or schemes.isdisjoint(_ADDED),
         f"without other positions than {spec.positions!r} where one of them is added to the "
-        "embeddings, which all blocks share",
+        "stream, which all blocks share",
         "use positions='rotary', 'alibi', 'relative' or 'none'",
     )
 
@@ -181,6 +215,13 @@ def _check_merge(spec: SpecFields) -> None:
             f"1 where merge={spec.merge!r}, which has no such factor",
             "use merge='scaled'",
         )
+    _require(
+        spec,
+        "branch_scale",
+        spec.branch_scale != 0 or spec.merge != "spherical",
+        "above 0 where merge='spherical', whose trained numbers are multiples of it",
+        "leave it out",
+    )
     if spec.merge in HYPER_CONNECTIONS:
         _require(
             spec,
@@ -240,7 +281,7 @@ def _check_distinct_blocks(spec: SpecFields) -> None:
     _require(
         spec,
         "branch_scale",
-        not isinstance(spec.branch_scale, str) or spec.merge not in ("rezero", "layer_scale"),
+        not isinstance(spec.branch_scale, str) or spec.merge not in LEARNED_FACTORS,
         f"a number where merge={spec.merge!r} and distinct_blocks={distinct}, since blocks with "
         "the same weights share the trained factor",
         "give the number that it starts at",
@@ -261,6 +302,50 @@ def _check_value_residual(spec: SpecFields) -> None:
     )
 
 
+def _check_mixer(spec: SpecFields) -> None:
+    """Check that Gated DeltaNets are in a decoder-only model, and that their sizes fit."""
+    mixers = {overrides.get("mixer", spec.mixer) for overrides in spec.block_overrides}
+    if "gated_delta" not in {spec.mixer, *mixers}:
+        return
+    name = "mixer" if spec.mixer == "gated_delta" else "block_overrides"
+    conditions = {
+        f"attention where kind={spec.kind!r}, since a Gated DeltaNet sees earlier tokens alone": (
+            spec.kind == "decoder_only",
+            "use kind='decoder_only'",
+        ),
+        "attention where value_residual=True, which mixes the values of attention": (
+            not spec.value_residual,
+            "use value_residual=False",
+        ),
+        f"attention where kernel_constraint={spec.kernel_constraint!r}, which its kernels have "
+        "not": (spec.kernel_constraint == "none", "leave one of the two out"),
+    }
+    for allowed, (holds, advice) in conditions.items():
+        _require(spec, name, holds, allowed, advice)
+    _require(
+        spec,
+        "delta_value_heads",
+        spec.delta_value_heads % spec.delta_key_heads == 0,
+        f"a multiple of delta_key_heads={spec.delta_key_heads}, each of which serves equally many",
+        "change one of the two",
+    )
+
+
+def _check_constraint(spec: SpecFields) -> None:
+    """Check that the constrained kernels are ones of layers that take a constraint."""
+    unconstrained = {"attention='layer'": spec.attention == "layer"}
+    unconstrained[f"num_experts={spec.num_experts}"] = spec.num_experts > 0
+    unconstrained[f"latent_dim={spec.latent_dim}"] = spec.latent_dim is not None
+    for given, is_given in unconstrained.items():
+        _require(
+            spec,
+            "kernel_constraint",
+            spec.kernel_constraint == "none" or not is_given,
+            f"none where {given}, whose kernels have no constraints",
+            "leave one of the two out",
+        )
+
+
 def _check_encoder_only(spec: SpecFields) -> None:
     one_stack = f"num_layers={spec.num_layers} where kind='encoder_only', which has one stack"
     is_one = spec.num_encoder_layers == spec.num_layers
@@ -270,8 +355,8 @@ def _check_encoder_only(spec: SpecFields) -> None:
 def _check_head_norms(spec: SpecFields) -> None:
     """Check that the norms of queries and keys have weights where their form needs them."""
     name, has_gain = "qk_norm_gain", spec.qk_norm_gain
-    if spec.qk_norm_heads == "separate":
-        of_heads = "True where qk_norm_heads='separate', which is a gain for each head"
+    if spec.qk_norm_heads in ("separate", "tied"):
+        of_heads = f"True where qk_norm_heads={spec.qk_norm_heads!r}, a gain for each head"
         _require(spec, name, has_gain, of_heads, "use qk_norm_heads='shared'")
         return
     without = "False where norm_gain=False, whose norms have no weights"
@@ -367,8 +452,8 @@ def _check_experts(spec: SpecFields) -> None:
     _require(
         spec,
         "feedforward",
-        spec.feedforward in SHIPPED["feedforward"],
-        f"{' or '.join(SHIPPED['feedforward'])} where num_experts={number}, whose projections have "
+        spec.feedforward in _OF_EXPERTS,
+        f"{' or '.join(_OF_EXPERTS)} where num_experts={number}, whose projections have "
         "a kernel for each expert",
         "use num_experts=0",
     )

@@ -118,6 +118,14 @@ class Embeddings:
         "2020, ALBERT, section 3.1).",
         derive=lambda spec: spec.hidden_dim,
     )
+    embedding_projection: str = choice(
+        "what that first projection maps: `tokens`, the vectors of tokens, without a bias, before "
+        "others are added to them (OPT-350M); or `sum`, the sum of all embeddings after its norm "
+        "and dropout, with a bias, in which case the masked-language-model head maps back to the "
+        "width of embeddings (ALBERT, ELECTRA).",
+        ("tokens", "sum"),
+        default="tokens",
+    )
     num_segments: int = non_negative_int(
         "segments of a sequence, each with a trained vector (BERT's token types), for "
         "`encoder_only`; 0: none.",
@@ -140,10 +148,14 @@ class Positions:
 
     positions: str = component_name(
         "`learned`; `sinusoidal`, sine and cosine interleaved as in the paper; "
-        "`sinusoidal_concat`, all sines before all cosines as in tensor2tensor; `rotary` (Su et "
-        "al. 2021); `alibi` (Press et al. 2022); `relative` (T5; Raffel et al. 2020, section "
-        "2.1); or `none`.",
-        ("learned", "sinusoidal", "sinusoidal_concat", "rotary", "alibi", "relative", "none"),
+        "`sinusoidal_concat`, all sines before all cosines as in tensor2tensor; `coordinates`, the "
+        "sines and cosines of the position plus those of the block's number, before every block "
+        "(Dehghani et al. 2019, Universal Transformer); `rotary` (Su et al. 2021); `alibi` (Press "
+        "et al. 2022); `relative` (T5; Raffel et al. 2020, section 2.1); or `none`.",
+        (
+            *("learned", "sinusoidal", "sinusoidal_concat", "coordinates"),
+            *("rotary", "alibi", "relative", "none"),
+        ),
         default="learned",
         by_block=True,
     )
@@ -283,19 +295,50 @@ class Attention:
     )
     qk_norm_heads: str = choice(
         "what that norm is over: `shared`, the h channels of a head, with one gain for all heads; "
-        "`separate`, the same with a gain for each head (Command R+); or `joint`, the channels of "
-        "all heads at once (OLMo 2).",
-        ("shared", "separate", "joint"),
+        "`separate`, the same with a gain for each head (Command R+); `tied`, that gain being one "
+        "for queries and keys (nGPT); or `joint`, the channels of all heads at once (OLMo 2).",
+        ("shared", "separate", "tied", "joint"),
         default="shared",
     )
     qk_norm_gain: bool = flag(
-        "trained weights of that norm; `None`: `norm_gain`, or True with `separate`. Llama 4 has "
-        "none.",
-        derive=lambda spec: spec.norm_gain or spec.qk_norm_heads == "separate",
+        "trained weights of that norm; `None`: `norm_gain`, or True with `separate` and `tied`. "
+        "Llama 4 has none.",
+        derive=lambda spec: spec.norm_gain or spec.qk_norm_heads in ("separate", "tied"),
     )
     qk_norm_after_rotary: bool = flag(
-        "apply that norm after queries and keys are rotated (Llama 4), and not before.",
+        "apply that norm after queries and keys are rotated (Llama 4, nGPT), and not before.",
         default=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Mixers:
+    """Mixers of positions."""
+
+    mixer: str = component_name(
+        "what mixes the positions of a decoder-only model: `attention`, or `gated_delta`, a Gated "
+        "DeltaNet (Yang et al. 2024; Qwen3-Next), which keeps a memory of fixed size in the place "
+        "of keys and values. The fields on attention say nothing about it.",
+        ("attention", "gated_delta"),
+        default="attention",
+        by_block=True,
+    )
+    delta_key_heads: int = positive_int(
+        "heads of queries and keys of `gated_delta`; `None`: `num_heads`.",
+        derive=lambda spec: spec.num_heads,
+    )
+    delta_value_heads: int = positive_int(
+        "heads of its values, each with a memory; `None`: `delta_key_heads`.",
+        derive=lambda spec: spec.delta_key_heads,
+    )
+    delta_key_dim: int = positive_int(
+        "width of its queries and keys; `None`: `head_dim`.", derive=lambda spec: spec.head_dim
+    )
+    delta_value_dim: int = positive_int(
+        "width of its values; `None`: `delta_key_dim`.", derive=lambda spec: spec.delta_key_dim
+    )
+    delta_convolution: int = positive_int(
+        "tokens that the convolution of queries, keys and values sees.", default=4
     )
 
 
@@ -328,9 +371,11 @@ class FeedForward:
 
     feedforward: str = component_name(
         "`mlp`, down(activation(up(x))); `glu`, down(activation(gate(x)) * up(x)) (Shazeer 2020, "
-        "equation 6); or `clamped_glu`, down(activation(min(gate(x), c)) * (clip(up(x), -c, c) + "
-        "1)) with c = `glu_limit` (gpt-oss).",
-        ("mlp", "glu", "clamped_glu"),
+        "equation 6); `scaled_glu`, the same with gate(x) and up(x) times a trained number for "
+        "each channel, which starts at sqrt(d) (Loshchilov et al. 2024, nGPT); or `clamped_glu`, "
+        "down(activation(min(gate(x), c)) * (clip(up(x), -c, c) + 1)) with c = `glu_limit` "
+        "(gpt-oss).",
+        ("mlp", "glu", "scaled_glu", "clamped_glu"),
         default="mlp",
         by_block=True,
     )
@@ -364,6 +409,11 @@ class Output:
     )
     logit_scale: float | None = optional_number(
         "another factor of the hidden states before the logits (Cohere; Granite); `None`: none."
+    )
+    logit_gain: bool = flag(
+        "multiply the logits by a trained number for each token (Loshchilov et al. 2024, nGPT, "
+        "equation 3).",
+        default=False,
     )
     logit_soft_cap: float | None = optional_number("as `attention_soft_cap`, of the logits.")
     pooler: bool = flag(
@@ -409,6 +459,13 @@ class Regularization:
     initializer_range: float = fraction(
         "standard deviation of `normal` and `depth_scaled`.", default=0.02
     )
+    kernel_constraint: str = choice(
+        "what holds for the token embeddings and for the kernels of attention, feed-forward layers "
+        "and logits, from the start and after every training step: `none`, or `unit_norm`, unit "
+        "length of their vectors of d channels (Loshchilov et al. 2024, nGPT, section 2.6).",
+        ("none", "unit_norm"),
+        default="none",
+    )
 
 
 # Dataclasses collect fields from the last base class to the first, so that sizes come first.
@@ -418,6 +475,7 @@ class SpecFields(
     Output,
     Experts,
     FeedForward,
+    Mixers,
     LatentAttention,
     Attention,
     AcrossBlocks,

@@ -134,11 +134,64 @@ def value_residual() -> TransformerSpec:
 
 @register_variant(
     kinds=BOTH_KINDS,
-    source='Lan et al. 2020, "ALBERT", section 3.1; Dehghani et al. 2019, "Universal Transformers"',
+    source='Lan et al. 2020, "ALBERT", section 3.1, with the sizes of pre_norm_learned',
     summary="pre-norm, one block whose weights every block of its stack uses",
 )
 def shared_blocks() -> TransformerSpec:
     return _corner("pre", "learned").replace(distinct_blocks=1)
+
+
+@register_variant(
+    kinds=BOTH_KINDS,
+    source='Dehghani et al. 2019, "Universal Transformers", section 2.1, without adaptive halting',
+    summary="post-norm, one block in a loop, which adds sinusoids of position and pass each time",
+)
+def universal_transformer() -> TransformerSpec:
+    return _corner("post", "coordinates").replace(
+        num_layers=6, distinct_blocks=1, scale_embeddings=True
+    )
+
+
+@register_variant(
+    kinds=("decoder_only",),
+    source='Loshchilov et al. 2024, "nGPT", section 2.6; NVIDIA/ngpt, model.py',
+    summary="vectors of unit length everywhere; sublayers take steps on the sphere",
+)
+def ngpt() -> TransformerSpec:
+    return _corner("none", "rotary").replace(
+        kind="decoder_only",
+        merge="spherical",
+        norm="unit",
+        norm_epsilon=1e-12,
+        qk_norm=True,
+        qk_norm_heads="tied",
+        qk_norm_after_rotary=True,
+        attention_scale=4.0,  # sqrt(head_dim), since queries and keys have unit length
+        attention_bias=False,
+        feedforward="scaled_glu",
+        activation="silu",
+        feedforward_bias=False,
+        logit_bias=False,
+        logit_gain=True,
+        kernel_constraint="unit_norm",
+        initializer="normal",
+        pad_token_id=None,
+    )
+
+
+@register_variant(
+    kinds=("decoder_only",),
+    source='Yang et al. 2024, "Gated Delta Networks", section 3; Qwen3-Next',
+    summary="three of four blocks have a memory of fixed size in the place of attention",
+)
+def gated_delta() -> TransformerSpec:
+    return _corner("pre", "rotary").replace(
+        kind="decoder_only",
+        num_layers=4,
+        norm="rms",
+        mixer="gated_delta",
+        block_overrides=({}, {}, {}, {"mixer": "attention"}),
+    )
 
 
 @register_variant(

@@ -58,7 +58,7 @@ def families_table() -> str:
 
 def _label(name: str) -> str:
     """Return the name of a variant without its size: `gpt3` for gpt3_2.7b."""
-    return re.sub(r"_(\d[\d.]*[mb]|small|medium|base|large|big|xl|xxl)$", "", name)
+    return re.sub(r"_(\d[\d.]*[mb]|small|medium|base|large|big|xl|xxl|xlarge|xxlarge)$", "", name)
 
 
 def _size(name: str) -> str:

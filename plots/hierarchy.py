@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from plots.graph import Edge, Graph, Node
-from plots.traversal import CycleError, once_per_graph, topological_order
+from plots.traversal import CycleError, once_per_graph, reachability, topological_order
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)|(?P<before>.*\d)(?P<letter>[a-z])")
 _DIMENSIONS = re.compile(r"(conv|pool|pooling|padding|dropout|sampling)[123]d$")
@@ -43,10 +43,11 @@ def with_number(stem: str, number: int) -> str:
 def find_namespaces(graph: Graph) -> dict[str, str]:
     """Return the namespace in which each call is drawn: id -> namespace.
 
-    This is the namespace of the call, with three exceptions. Unnamed calls have that of
+    This is the namespace of the call, with four exceptions. Unnamed calls have that of
     `find_unnamed_namespaces`. Calls of shared layers have that of their users. If skip paths are
     marked, merges and norms on the stream have that of the block around the sublayer they are named
-    after, because the stream runs past the sublayer.
+    after, because the stream runs past the sublayer. A block whose layers are called again has
+    another namespace for each later pass: "block_0@2".
 
     Names only divide the calls of one opened model or layer (`Node.opened`): no call moves into
     or out of one.
@@ -55,6 +56,7 @@ def find_namespaces(graph: Graph) -> dict[str, str]:
     namespaces.update(find_unnamed_namespaces(graph))
     namespaces.update(_at_their_users(graph, namespaces))
     namespaces.update(_lifted_onto_stream(graph, namespaces))
+    namespaces.update(_by_pass(graph, namespaces))
     return namespaces
 
 
@@ -157,6 +159,46 @@ def _at_their_users(graph: Graph, namespaces: Mapping[str, str]) -> dict[str, st
                 name = ".".join(takewhile(lambda part: numbered(part) is None, common))
                 moved[node.id] = _joined(node, name)
     return moved
+
+
+def _by_pass(graph: Graph, namespaces: Mapping[str, str]) -> dict[str, str]:
+    """Return new namespaces of the later calls of blocks that a loop passes several times.
+
+    All layers of such a block are called equally often, and each pass depends on the one before,
+    unlike the towers of a siamese network.
+    """
+    inside: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in enclosing_namespaces(namespaces[node.id]) if graph.ties else ():
+            inside.setdefault(name, []).append(node)
+    moved: dict[str, str] = {}
+    for name in sorted(inside, key=depth_of):
+        if not moved.keys().isdisjoint(node.id for node in inside[name]):
+            continue  # a part of a block
+        is_block = numbered(name.rpartition(".")[2]) is not None
+        for number, calls in enumerate(_passes(graph, inside[name], is_block)[1:], 2):
+            for call in calls:
+                moved[call] = f"{name}@{number}{namespaces[call].removeprefix(name)}"
+    return moved
+
+
+def _passes(graph: Graph, nodes: Sequence[Node], is_block: bool) -> list[tuple[str, ...]]:
+    """Return the ids of the calls of a namespace by pass; none if no loop passes it.
+
+    A numbered block may have calls of its own in the first pass, such as a factor by depth.
+    """
+    again = [node for node in nodes if node.layer in graph.ties]
+    calls = [graph.ties[layer] for layer in dict.fromkeys(node.layer for node in again)]
+    has_weights = any(node.parameters for node in again)
+    if len({len(own) for own in calls}) != 1 or len(calls) < 2 or not has_weights:
+        return []
+    is_whole = len(again) == sum(map(len, calls))
+    if not is_whole or (len(again) < len(nodes) and not is_block):
+        return []
+    passes = list(zip(*calls, strict=True))
+    flow = reachability(graph)
+    ends = [max(own, key=graph.index.__getitem__) for own in passes]
+    return passes if all(flow.depends(b, on=a) for a, b in pairwise(ends)) else []
 
 
 # Opened models and layers -----------------------------------------------------------------------

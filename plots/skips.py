@@ -43,6 +43,7 @@ from plots.layers import (
 )
 from plots.norms import normalises
 from plots.registry import graph_plugin
+from plots.several_streams import norms_of_streams
 from plots.stream_edges import stream_edges
 from plots.traversal import Reachability, data_flow, once_per_graph
 
@@ -322,6 +323,8 @@ def calls_at(identities: Reachability, path: SkipPath, place: NormPlace) -> list
 
 def _with_norms(identities: Reachability, path: SkipPath, sources: set[str]) -> SkipPath:
     """Return `path` with the places of its norms."""
+    if path.projected and (of_streams := norms_of_streams(identities, path)):
+        return replace(path, norms=of_streams)
     norms: list[NormPlace] = []
     for place in ("branch_start", "branch_end"):
         calls = calls_at(identities, path, place)

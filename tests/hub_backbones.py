@@ -22,6 +22,10 @@ SIZES = {
     "intermediate_dim": 23,
 }
 LONG = {**SIZES, "max_sequence_length": 17}
+ELECTRA = {
+    **{("vocab_size" if name == "vocabulary_size" else name): n for name, n in LONG.items()},
+    "num_segments": 3,
+}
 GROUPED = {
     "vocabulary_size": 31,
     "num_layers": 3,
@@ -143,6 +147,13 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"rope_scaling_factor": 4.0, "rope_max_wavelength": 500},
     ),
     "bert": ("Bert", {**LONG, "num_segments": 3}),
+    "electra": ("Electra", {**ELECTRA, "embedding_dim": 14}),
+    "electra, projected": ("Electra", {**ELECTRA, "embedding_dim": 11}),
+    "albert": ("Albert", {**LONG, "embedding_dim": 11, "num_segments": 3}),
+    "albert, two blocks": (
+        "Albert",
+        {**LONG, "embedding_dim": 11, "num_segments": 3, "num_inner_repetitions": 2},
+    ),
     "roberta": ("Roberta", LONG),
     "distil_bert": ("DistilBert", LONG),
     "bart": ("Bart", LONG),

@@ -39,12 +39,20 @@ BAD_VALUES = [
     ("branch_scale", 0.5, "1 where merge='add'"),
     ("norm_scale", True, "a number from 0"),
     ("stochastic_depth", 1.0, "[0, 1)"),
-    ("norm", "batch", "layer, rms"),
+    ("norm", "batch", "layer, rms, unit"),
     ("embedding_scale", 0, "positive number, or None"),
     ("logit_scale", -1.0, "positive number, or None"),
-    ("norm_gain", None, "True or False"),
+    ("norm_gain", 1, "True or False"),
     ("attention_norm", 1, "True or False"),
-    ("qk_norm_heads", "all", "shared, separate, joint"),
+    ("qk_norm_heads", "all", "shared, separate, tied, joint"),
+    ("logit_gain", 0, "True or False"),
+    ("mixer", "mamba", "attention, gated_delta"),
+    ("delta_key_heads", 0, "positive int"),
+    ("delta_value_heads", -1, "positive int"),
+    ("delta_key_dim", True, "positive int"),
+    ("delta_value_dim", 2.0, "positive int"),
+    ("delta_convolution", 0, "positive int"),
+    ("kernel_constraint", "max_norm", "none, unit_norm"),
     ("norm_bias", 1, "True or False"),
     ("norm_offset", "yes", "True or False"),
     ("norm_offset", True, "False where norm='layer'"),
@@ -53,7 +61,7 @@ BAD_VALUES = [
     ("norm_epsilon", float("nan"), "between 0 and 1"),
     ("final_norm", "yes", "True or False"),
     ("positions", "sinusoid", "sinusoidal"),
-    ("feedforward", "swiglu", "mlp, glu, clamped_glu"),
+    ("feedforward", "swiglu", "mlp, glu, scaled_glu, clamped_glu"),
     ("glu_limit", 0, "positive number"),
     ("rotary_base", 0.5, "at least 1"),
     ("rotary_base", "10000", "at least 1"),
@@ -101,6 +109,7 @@ BAD_VALUES = [
     ("router_z_loss", float("nan"), "at least 0"),
     ("capacity_factor", 0, "positive number, or None"),
     ("embedding_dim", 0, "positive int"),
+    ("embedding_projection", "all", "tokens, sum"),
     ("num_segments", -1, "at least 0"),
     ("num_segments", 2, "0 where kind='decoder_only'"),
     ("pooler", True, "False where kind='decoder_only'"),
@@ -172,7 +181,10 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("activation", "SiLU", "silu"),
     ("attention", "graphs", "graph"),
     ("qk_norm_heads", "per_head_shared", "shared"),
+    ("embedding_projection", "token", "tokens"),
     ("router_scores", "sigmoids", "sigmoid"),
+    ("kernel_constraint", "unitnorm", "unit_norm"),
+    ("mixer", "gated_deltanet", "gated_delta"),
     ("initializer", "glorot", "glorot_uniform"),
 ]
 """(field, value, the name that the error suggests)."""
@@ -319,6 +331,70 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"attention": "layer", "value_residual": True},
         ["value_residual=True", "must be False", "attention='layer'", "use attention='graph'"],
+    ),
+    (
+        {"mixer": "gated_delta", "kind": "encoder_decoder"},
+        ["mixer='gated_delta'", "attention where kind='encoder_decoder'", "kind='decoder_only'"],
+    ),
+    (
+        {"kind": "encoder_only", "block_overrides": ({}, {"mixer": "gated_delta"})},
+        [
+            f"block_overrides={({}, {'mixer': 'gated_delta'})}",
+            "attention where kind='encoder_only'",
+        ],
+    ),
+    (
+        {"mixer": "gated_delta", "value_residual": True},
+        ["mixer='gated_delta'", "value_residual=True", "use value_residual=False"],
+    ),
+    (
+        {"mixer": "gated_delta", "kernel_constraint": "unit_norm"},
+        ["mixer='gated_delta'", "kernel_constraint='unit_norm'", "leave one of the two out"],
+    ),
+    (
+        {"mixer": "gated_delta", "delta_key_heads": 2, "delta_value_heads": 3},
+        ["delta_value_heads=3", "a multiple of delta_key_heads=2", "change one of the two"],
+    ),
+    (
+        {"merge": "spherical", "branch_scale": 0.0},
+        ["branch_scale=0.0", "above 0 where merge='spherical'", "leave it out"],
+    ),
+    (
+        {"norm": "unit", "norm_gain": True},
+        ["norm_gain=True", "False where norm='unit'", "no weights", "leave it out"],
+    ),
+    ({"norm": "unit", "norm_bias": True}, ["norm_bias=True", "norm='unit'", "leave it out"]),
+    (
+        {"qk_norm": True, "qk_norm_heads": "tied", "num_key_value_heads": 1},
+        ["qk_norm_heads='tied'", "num_key_value_heads=1", "use qk_norm_heads='separate'"],
+    ),
+    (
+        {"kernel_constraint": "unit_norm", "attention": "layer"},
+        ["kernel_constraint='unit_norm'", "none where attention='layer'", "one of the two"],
+    ),
+    (
+        {"kernel_constraint": "unit_norm", "num_experts": 6, "num_active_experts": 2},
+        ["kernel_constraint='unit_norm'", "none where num_experts=6", "one of the two"],
+    ),
+    (
+        {"kernel_constraint": "unit_norm", "latent_dim": 5, "positions": "none", "rotary_dim": 3},
+        ["kernel_constraint='unit_norm'", "none where latent_dim=5", "one of the two"],
+    ),
+    (
+        {"positions": "coordinates", "merge": "hyper_connections"},
+        ["positions='coordinates'", "merge='hyper_connections'", "use positions='sinusoidal'"],
+    ),
+    (
+        {"positions": "coordinates", "hidden_dim": 13, "head_dim": 5},
+        ["hidden_dim=13", "even where positions='coordinates'", "change the width"],
+    ),
+    (
+        {"embedding_projection": "sum"},
+        ["embedding_projection='sum'", "tokens where embedding_dim=hidden_dim=14", "leave it out"],
+    ),
+    (
+        {"embedding_projection": "sum", "embedding_dim": 5, "positions": "sinusoidal"},
+        ["embedding_dim=5", "even where positions='sinusoidal'", "change the width"],
     ),
     (
         {"scale_embeddings": True, "embedding_scale": 12.0},

@@ -70,7 +70,9 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "attention_chunk": None,
         "attention_bias": draw(flag),
         "scale_embeddings": draw(flag),
-        "norm_gain": either(True, True, False),
+        "norm_gain": either(None, True, False),
+        "logit_gain": draw(flag),
+        "kernel_constraint": either("none", "none", "unit_norm"),
         "tie_embeddings": draw(flag),
         "logit_bias": draw(flag),
         "scale_logits": draw(flag),
@@ -89,9 +91,12 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     if values["norm_placement"] == "none" and squares:
         # Without norms, squaring the stream in every block soon overflows float32.
         values |= {"num_layers": 1, "num_encoder_layers": either(None, 1)}
-    rms = values["norm"] == "rms"
-    values["norm_bias"] = either(None, False) if rms else draw(st.none() | flag)
-    values["norm_offset"] = rms and values["norm_gain"] and draw(flag)
+    if values["norm"] == "unit":
+        values["norm_gain"] = either(None, False)
+    has_bias = values["norm"] == "layer"
+    values["norm_bias"] = draw(st.none() | flag) if has_bias else either(None, False)
+    has_gain = values["norm"] == "rms" and values["norm_gain"] is not False
+    values["norm_offset"] = has_gain and draw(flag)
     values["attention_norm"] = values["norm_placement"] not in WITH_FIRST_NORMS or draw(flag)
     scale = st.none() | st.floats(0.3, 3)
     values["embedding_scale"] = None if values["scale_embeddings"] else draw(scale)
@@ -109,13 +114,17 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     if encodes:  # one stack
         values |= {"num_encoder_layers": either(None, values["num_layers"])}
     if values["attention"] == "layer":  # the Keras layer supports only these
-        values["positions"] = either("learned", "sinusoidal", "sinusoidal_concat", "none")
+        values["positions"] = either("learned", "sinusoidal", "coordinates", "none")
+        values["kernel_constraint"] = "none"
+    if "hyper_connections" in values["merge"] and values["positions"] == "coordinates":
+        values["positions"] = "sinusoidal"
     if values["attention_window"] is None:
         values["attention_chunk"] = either(None, draw(some))
     values |= draw(factors(values["merge"], values["norm_placement"]))
     values |= draw(vocabularies(values["kind"]))
     values |= draw(heads(values["positions"], values["attention"]))
-    gains = (True,) if values["qk_norm_heads"] == "separate" else (False, values["norm_gain"])
+    of_heads = values["qk_norm_heads"] in ("separate", "tied")
+    gains = (True,) if of_heads else (False, values["norm_gain"])
     values["qk_norm_gain"] = either(None, *gains)
     width = values["head_dim"] or values["hidden_dim"] // values["num_heads"]
     values |= draw(rotary_values(values["positions"], (values["rotary_dim"] or width) // 2))
@@ -124,9 +133,38 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         values |= {"attention_window": None, "attention_chunk": None}
     values |= draw(bucket_values(values["positions"], values["kind"]))
     values |= draw(expert_values())
+    if values["num_experts"] or values["latent_dim"] is not None:
+        values["kernel_constraint"] = "none"
+        values["feedforward"] = either("mlp", "glu", "clamped_glu")
+    values |= draw(mixers(values))
+    narrow, d = values["embedding_dim"], values["hidden_dim"]
+    can_project_sum = narrow not in (None, d) and not (
+        values["positions"].startswith("sinusoidal") and narrow % 2
+    )
+    values["embedding_projection"] = either("tokens", "sum") if can_project_sum else "tokens"
     values["block_overrides"] = draw(overrides(values))
     values["distinct_blocks"] = draw(distinct_blocks(values))
     return values
+
+
+def may_mix_otherwise(values: dict[str, Any]) -> bool:
+    """Return whether blocks may have a Gated DeltaNet in the place of attention."""
+    is_free = not values["value_residual"] and values["kernel_constraint"] == "none"
+    return values["kind"] == "decoder_only" and is_free
+
+
+@st.composite
+def mixers(draw: st.DrawFn, values: dict[str, Any]) -> dict[str, Any]:
+    heads = draw(st.none() | st.integers(1, 3))
+    multiple = draw(st.none() | st.integers(1, 2))
+    return {
+        "mixer": draw(shipped("mixer")) if may_mix_otherwise(values) else "attention",
+        "delta_key_heads": heads,
+        "delta_value_heads": multiple and multiple * (heads or values["num_heads"]),
+        "delta_key_dim": draw(st.none() | st.integers(2, 7)),
+        "delta_value_dim": draw(st.none() | st.integers(3, 7)),
+        "delta_convolution": draw(st.integers(1, 5)),
+    }
 
 
 @st.composite
@@ -148,13 +186,13 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
     choices: dict[str, st.SearchStrategy[Any]] = {
         limit: st.none() if by_length else st.none() | st.integers(1, 29),
         "intermediate_dim": st.integers(3, 29),
-        "feedforward": shipped("feedforward"),
+        "feedforward": st.sampled_from(("mlp", "glu")),
         "activation": shipped("activation"),
         "feedforward_bias": st.booleans(),
     }
     if values["attention"] == "graph" and values["latent_dim"] is None:
         divisors = [few for few in range(1, number + 1) if number % few == 0]
-        if not values["value_residual"]:
+        if not values["value_residual"] and values["qk_norm_heads"] != "tied":
             choices["num_key_value_heads"] = st.sampled_from(divisors)
         choices["qk_norm"] = st.booleans()
         choices["attention_sinks"] = st.booleans()
@@ -165,6 +203,8 @@ def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], 
         choices["rotary_base"] = st.floats(2, 1e6)
     if values["norm_placement"] == "none":  # as above, where nothing may square the stream again
         del choices["feedforward"], choices["activation"]
+    if may_mix_otherwise(values):
+        choices["mixer"] = shipped("mixer")
     if values["num_experts"]:
         choices["num_experts"] = st.just(0)
     pattern = draw(st.lists(st.fixed_dictionaries({}, optional=choices), max_size=2))
@@ -185,8 +225,9 @@ def factors(draw: st.DrawFn, merge: str, norm_placement: str) -> dict[str, Any]:
         "branch_scale": None,
         "norm_scale": drawn("norm_scale") if reads_norm else 1.0,
     }
-    if merge in ("scaled", "rezero", "layer_scale"):
-        values["branch_scale"] = draw(st.none() | shipped("branch_scale") | st.floats(0, 2))
+    if merge in ("scaled", "rezero", "layer_scale", "spherical"):
+        least = 0.1 if merge == "spherical" else 0.0
+        values["branch_scale"] = draw(st.none() | shipped("branch_scale") | st.floats(least, 2))
     return values
 
 
@@ -216,7 +257,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         rotary_dim = draw(st.sampled_from([None, 2, 4, 6][width % 2 : 1 + width // 2]))
     free = draw(st.booleans())
     hidden_dim = draw(st.integers(5, 29)) if free else number * width
-    if positions.startswith("sinusoidal") and hidden_dim % 2:
+    if (positions.startswith("sinusoidal") or positions == "coordinates") and hidden_dim % 2:
         number, hidden_dim = (number, hidden_dim + 1) if free else (2 * number, 2 * hidden_dim)
     divisors = [few for few in range(1, number + 1) if number % few == 0]
     values: dict[str, Any] = {
@@ -234,7 +275,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "qk_norm": False,
         "qk_norm_after_rotary": draw(st.booleans()),
         "value_residual": False,
-        "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "joint"))),
+        "qk_norm_heads": draw(st.sampled_from(("shared", "separate", "tied", "joint"))),
         "latent_dim": None,
         "query_latent_dim": None,
         "value_dim": None,
@@ -256,8 +297,10 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
             "query_latent_dim": draw(st.none() | st.integers(3, 11)),
             "value_dim": draw(st.none() | st.integers(1, 7)),
         }
+    is_tied = values["qk_norm_heads"] == "tied"
+    key_value_heads = None if is_tied else draw(st.none() | st.sampled_from(divisors))
     return values | {
-        "num_key_value_heads": draw(st.none() | st.sampled_from(divisors)),
+        "num_key_value_heads": key_value_heads,
         "attention_temperature": draw(st.just(0.0) | st.floats(0.1, 1)),
         "qk_norm": draw(st.booleans()),
         "value_residual": draw(st.booleans()),

@@ -21,7 +21,9 @@ imports neither Keras nor this project, so that the two implementations share no
   2025, "The Curse of Depth" (LayerNorm scaling): merges and factors of the residual stream.
 * Zhou et al. 2024, "Value Residual Learning"; Lan et al. 2020, "ALBERT" (shared blocks); the
   speedruns KellerJordan/modded-nanogpt and karpathy/nanochat (skips across blocks).
-* Zhu et al. 2024, "Hyper-Connections".
+* Zhu et al. 2024, "Hyper-Connections"; Loshchilov et al. 2024, "nGPT"; Dehghani et al. 2019,
+  "Universal Transformers" (positions and time steps before every block).
+* Yang et al. 2024, "Gated Delta Networks", in the form of Qwen3-Next.
 * DeepSeek-AI 2024, "DeepSeek-V2" (latent attention).
 * Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
@@ -44,6 +46,7 @@ from functools import partial
 import numpy as np
 from reference_latents import latent_heads
 from reference_positions import (
+    add_coordinates,
     rotate,
     score_bias,
     sinusoidal_concat_positions,
@@ -53,6 +56,7 @@ from reference_streams import (
     close_streams,
     factor,
     merge,
+    on_sphere,
     open_streams,
     owner,
     read_stream,
@@ -69,6 +73,9 @@ Weights = Mapping[str, np.ndarray]
 
 def fill_derived_fields(spec: Spec) -> dict:
     """Return the spec with the values of all derived fields filled in."""
+    width = spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"]
+    delta_heads = spec["delta_key_heads"] or spec["num_heads"]
+    gain = spec["norm"] != "unit" if spec["norm_gain"] is None else spec["norm_gain"]
     derived = {
         "num_encoder_layers": spec["num_layers"],
         "source_vocabulary_size": spec["vocabulary_size"],
@@ -78,10 +85,17 @@ def fill_derived_fields(spec: Spec) -> dict:
         "head_dim": spec["hidden_dim"] // spec["num_heads"],
         "final_norm": spec["norm_placement"] not in ("post", "none"),
         "num_streams": 4 if "hyper_connections" in spec["merge"] else 1,
-        "norm_bias": spec["norm"] == "layer" and spec["norm_gain"],
+        "delta_key_heads": delta_heads,
+        "delta_value_heads": delta_heads,
+        "delta_key_dim": width,
+        "delta_value_dim": spec["delta_key_dim"] or width,
+        "norm_gain": gain,
+        "norm_bias": spec["norm"] == "layer" and gain,
         "embedding_scale": None,
         "logit_scale": None,
-        "branch_scale": {"rezero": 0.0, "layer_scale": 1e-4}.get(spec["merge"], 1.0),
+        "branch_scale": {"rezero": 0.0, "layer_scale": 1e-4, "spherical": 0.05}.get(
+            spec["merge"], 1.0
+        ),
         "attention_output_bias": spec["attention_bias"],
         "rotary_dim": spec["head_dim"] or spec["hidden_dim"] // spec["num_heads"],
         "rotary_original_length": spec["max_sequence_length"],
@@ -93,7 +107,7 @@ def fill_derived_fields(spec: Spec) -> dict:
         "logit_soft_cap": None,
         "attention_window": None,
         "attention_chunk": None,
-        "qk_norm_gain": spec["norm_gain"] or spec["qk_norm_heads"] == "separate",
+        "qk_norm_gain": gain or spec["qk_norm_heads"] in ("separate", "tied"),
         "distinct_blocks": None,
         "pad_token_id": None,
         "num_active_groups": spec["num_expert_groups"],
@@ -147,6 +161,8 @@ def activation(name: str, x: np.ndarray) -> np.ndarray:
 def normalize(spec: dict, weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
     """Apply the norm of the spec over the last axis."""
     x = divide_by_spread(spec, x)
+    if spec["norm"] == "unit":
+        return x
     if spec["norm"] == "rms":
         gain = weights[f"{name}.scale"] if spec["norm_gain"] else 1.0
         return x * (gain + (1.0 if spec["norm_offset"] else 0.0))
@@ -158,6 +174,8 @@ def divide_by_spread(spec: dict, x: np.ndarray) -> np.ndarray:
     """Apply the norm of the spec without its weights."""
     if spec["norm"] == "rms":
         return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
+    if spec["norm"] == "unit":
+        return on_sphere(spec, x)
     if spec["norm"] != "layer":
         raise ValueError(f"the reference has no norm {spec['norm']!r}")
     mean = x.mean(axis=-1, keepdims=True)
@@ -165,8 +183,11 @@ def divide_by_spread(spec: dict, x: np.ndarray) -> np.ndarray:
     return (x - mean) / np.sqrt(variance + spec["norm_epsilon"])
 
 
-def normalize_heads(spec: dict, weights: Weights, name: str, heads: np.ndarray) -> np.ndarray:
+def normalize_heads(
+    spec: dict, weights: Weights, attention: str, role: str, heads: np.ndarray
+) -> np.ndarray:
     """Apply the norm of queries or keys (b, t, n, h)."""
+    name = f"{attention}.{role}_norm"
     if not spec["qk_norm_gain"]:
         joint = spec["qk_norm_heads"] == "joint"
         together = heads.reshape(*heads.shape[:2], -1) if joint else heads
@@ -176,6 +197,9 @@ def normalize_heads(spec: dict, weights: Weights, name: str, heads: np.ndarray) 
         return normalize(spec, weights, name, together).reshape(heads.shape)
     if spec["qk_norm_heads"] == "separate":
         return divide_by_spread(spec, heads) * weights[f"{name}.scale"]
+    if spec["qk_norm_heads"] == "tied":  # s_qk, whose weights are d^(-1/2) times smaller
+        gain = weights[f"{attention}.query_key_gain.scale"] * math.sqrt(spec["hidden_dim"])
+        return divide_by_spread(spec, heads) * gain
     return normalize(spec, weights, name, heads)
 
 
@@ -213,11 +237,11 @@ def attention(
         heads = heads + weights[f"{name}.{role}.bias"] if spec["attention_bias"] else heads
         has_norm, is_late = spec["qk_norm"] and role != "value", spec["qk_norm_after_rotary"]
         if has_norm and not is_late:
-            heads = normalize_heads(spec, weights, f"{name}.{role}_norm", heads)
+            heads = normalize_heads(spec, weights, name, role, heads)
         if spec["positions"] == "rotary" and role != "value" and is_self:
             heads = rotate(spec, heads)
         if has_norm and is_late:
-            heads = normalize_heads(spec, weights, f"{name}.{role}_norm", heads)
+            heads = normalize_heads(spec, weights, name, role, heads)
         if role == "query" and is_self:
             for p in range(heads.shape[1]):
                 steps = (p + 1) // spec["attention_temperature_floor"]
@@ -255,6 +279,52 @@ def attention(
     return output + weights[f"{name}.output.bias"] if spec["attention_output_bias"] else output
 
 
+def convolve(kernel: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return silu of a convolution of each channel with the tokens before it: x (b, t, n, h)."""
+    output = np.zeros_like(x)
+    for token in range(x.shape[1]):
+        for back in range(min(len(kernel), token + 1)):
+            output[:, token] += kernel[len(kernel) - 1 - back] * x[:, token - back]
+    return activation("silu", output)
+
+
+def gated_delta(
+    spec: dict, weights: Weights, name: str, x: np.ndarray, real: np.ndarray
+) -> np.ndarray:
+    """Return a Gated DeltaNet of x (b, t, d), token by token; real (b, t) is no padding."""
+
+    def project(role: str) -> np.ndarray:
+        return np.tensordot(x, weights[f"{name}.{role}.kernel"], axes=1)
+
+    def unit(heads: np.ndarray) -> np.ndarray:
+        groups = spec["delta_value_heads"] // spec["delta_key_heads"]
+        heads = np.repeat(heads, groups, axis=2)
+        return heads / np.sqrt((heads**2).sum(axis=-1, keepdims=True) + 1e-6)
+
+    query, key, value = (
+        convolve(
+            weights[f"{name}.{role}_convolution.kernel"], project(role) * real[..., None, None]
+        )
+        for role in ("query", "key", "value")
+    )
+    query, key = unit(query) / math.sqrt(spec["delta_key_dim"]), unit(key)
+    rate, bias = (weights[f"{name}.decay_rate.{part}"] for part in ("rate", "bias"))
+    decay = np.exp(-np.exp(rate) * np.log1p(np.exp(project("decay") + bias)))
+    beta = sigmoid(project("beta"))
+    memory = np.zeros((*value[:, 0].shape[:2], spec["delta_key_dim"], spec["delta_value_dim"]))
+    read = np.zeros_like(value)
+    for token in range(x.shape[1]):
+        decayed = memory * decay[:, token, :, None, None]
+        change = value[:, token] - np.einsum("bnh,bnhj->bnj", key[:, token], decayed)
+        change = change * beta[:, token, :, None]
+        corrected = decayed + np.einsum("bnh,bnj->bnhj", key[:, token], change)
+        memory = np.where(real[:, token, None, None, None], corrected, memory)
+        read[:, token] = np.einsum("bnh,bnhj->bnj", query[:, token], memory)
+    spread = np.sqrt((read**2).mean(axis=-1, keepdims=True) + spec["norm_epsilon"])
+    read = read / spread * weights[f"{name}.read_norm.scale"] * activation("silu", project("gate"))
+    return np.einsum("btnj,njd->btd", read, weights[f"{name}.output.kernel"])
+
+
 def feedforward(
     spec: dict, weights: Weights, name: str, x: np.ndarray, expert: int | None = None
 ) -> np.ndarray:
@@ -268,6 +338,12 @@ def feedforward(
 
     if spec["feedforward"] == "glu":
         inner = activation(spec["activation"], dense("gate", x)) * dense("up", x)
+    elif spec["feedforward"] == "scaled_glu":
+        gate, up = (
+            weights[f"{name}.{role}_gain.scale"] * math.sqrt(spec["hidden_dim"]) * dense(role, x)
+            for role in ("gate", "up")
+        )
+        inner = activation(spec["activation"], gate) * up
     elif spec["feedforward"] == "clamped_glu":
         limit = spec["glu_limit"]
         gate, linear = np.minimum(dense("gate", x), limit), dense("up", x).clip(-limit, limit)
@@ -372,11 +448,12 @@ def embed(
     spec: dict, weights: Weights, side: str, tokens: np.ndarray, segments: np.ndarray | None = None
 ) -> np.ndarray:
     x = embedding_table(spec, weights, side)[tokens].astype(np.float64)  # (b, t, d)
-    if spec["embedding_dim"] != spec["hidden_dim"]:
+    projects_sum = spec["embedding_projection"] == "sum"
+    if spec["embedding_dim"] != spec["hidden_dim"] and not projects_sum:
         x = x @ weights[f"{side}.embedding_projection.kernel"]
     length, d = x.shape[1:]
     if spec["scale_embeddings"]:
-        x = x * math.sqrt(d)
+        x = x * math.sqrt(spec["hidden_dim"])
     x = x * (spec["embedding_scale"] or 1.0)
     if spec["num_segments"]:
         x = x + weights[f"{side}.segment_embedding.embeddings"][segments]
@@ -386,9 +463,13 @@ def embed(
         x = x + sinusoidal_positions(length, d)
     elif spec["positions"] == "sinusoidal_concat":
         x = x + sinusoidal_concat_positions(length, d)
-    elif spec["positions"] not in ("none", "rotary", "alibi", "relative"):
+    elif spec["positions"] not in ("none", "coordinates", "rotary", "alibi", "relative"):
         raise ValueError(f"the reference has no positions {spec['positions']!r}")
-    return normalize(spec, weights, f"{side}.embedding_norm", x) if spec["embedding_norm"] else x
+    x = normalize(spec, weights, f"{side}.embedding_norm", x) if spec["embedding_norm"] else x
+    if not projects_sum:
+        return x
+    kernel, bias = (weights[f"{side}.embedding_projection.{part}"] for part in ("kernel", "bias"))
+    return x @ kernel + bias
 
 
 def padding_mask(spec: dict, tokens: np.ndarray) -> np.ndarray:
@@ -405,6 +486,7 @@ def encode(
     keys, streams, values = padding_mask(spec, source), [open_streams(spec, x)], []
     for index in range(spec["num_encoder_layers"]):
         x, own = stream_into(spec, weights, "encoder", streams), of_block(spec, index)
+        x = add_coordinates(own, index, x)
         streams.append(encoder_block(own, weights, index, x, keys, values))
     x = close_streams(spec, streams[-1])
     return normalize(spec, weights, "encoder.final_norm", x) if spec["final_norm"] else x
@@ -440,6 +522,7 @@ def decode(
     streams, values = [open_streams(spec, x)], []
     for index in range(spec["num_layers"]):
         x, own = stream_into(spec, weights, "decoder", streams), of_block(spec, index)
+        x = add_coordinates(own, index, x)
         streams.append(decoder_block(own, weights, index, x, keys, values, memory, memory_keys))
     x = close_streams(spec, streams[-1])
     if spec["final_norm"]:
@@ -460,10 +543,14 @@ def decoder_block(
     """Apply a block of a decoder to x (b, t, d)."""
     length = x.shape[1]
     mask = visible_keys(spec, keys, causal=True)
-    bias = score_bias(spec, weights, "decoder", length, causal=True)
+    bias = None
+    if spec["mixer"] == "attention":
+        bias = score_bias(spec, weights, "decoder", length, causal=True)
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values)
     }
+    if spec["mixer"] == "gated_delta":
+        sublayers["self_attention"] = lambda at, y: gated_delta(spec, weights, at, y, keys[:, 0])
     if memory is not None:
         cross_mask = memory_keys & np.ones((1, length, 1), bool)
         sublayers["cross_attention"] = lambda at, y: attention(
@@ -479,13 +566,15 @@ def output(spec: dict, weights: Weights, side: str, x: np.ndarray) -> np.ndarray
     if spec["scale_logits"]:
         x = x / math.sqrt(spec["hidden_dim"])
     x = x * (spec["logit_scale"] or 1.0)
-    if spec["tie_embeddings"] and spec["embedding_dim"] != spec["hidden_dim"]:
+    if spec["tie_embeddings"] and spec["embedding_dim"] != x.shape[-1]:
         x = x @ weights["logit_projection.kernel"]
     if spec["tie_embeddings"]:
         logits = x @ embedding_table(spec, weights, side).T
     else:
         logits = x @ weights["logits.kernel"]
     logits = logits + weights["logits.bias"] if spec["logit_bias"] else logits
+    if spec["logit_gain"]:  # s_z
+        logits = logits * weights["logit_gain.scale"] * math.sqrt(spec["hidden_dim"])
     return soft_cap(logits, spec["logit_soft_cap"])
 
 

@@ -28,6 +28,15 @@ def sinusoidal_concat_positions(length: int, d: int) -> np.ndarray:
     return table
 
 
+def add_coordinates(spec: dict, index: int, x: np.ndarray) -> np.ndarray:
+    """Return x (b, t, d) plus P^t of block `index` (Dehghani et al. 2019, equations 5 and 6)."""
+    if spec["positions"] != "coordinates":
+        return x
+    length, d = x.shape[1:]
+    sines = sinusoidal_positions(max(length, index + 2), d)
+    return x + sines[:length] + sines[index + 1]
+
+
 def rotary_frequencies(spec: dict, length: int) -> tuple[list[float], float]:
     """Return the radians per position of every pair of channels, and the factor of the rotation."""
     r, factor, scaling = spec["rotary_dim"], spec["rotary_factor"], spec["rotary_scaling"]

@@ -16,6 +16,11 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(x / 2.0))
 
 
+def on_sphere(spec: dict, x: np.ndarray) -> np.ndarray:
+    """Return x / ||x|| over the last axis."""
+    return x / np.sqrt((x**2).sum(axis=-1, keepdims=True) + spec["norm_epsilon"])
+
+
 def factor(spec: dict, field: str, side: str, index: int) -> float:
     """Return a factor of the residual stream in block `index` of the encoder or decoder."""
     encoder, decoder = spec["num_encoder_layers"], spec["num_layers"]
@@ -45,6 +50,11 @@ def merge(
         return skip * x + branch * change
     if spec["merge"] in ("rezero", "layer_scale"):  # one number, or one for each channel
         return x + weights[f"{at}.branch_scale.scale"] * change
+    if spec["merge"] == "spherical":
+        # Trained numbers are branch_scale sqrt(d) times their weights.
+        alpha = factor(spec, "branch_scale", side, index) * math.sqrt(spec["hidden_dim"])
+        alpha = abs(alpha * weights[f"{at}.residual.scale"])
+        return on_sphere(spec, x + alpha * (on_sphere(spec, change) - x))
     if spec["merge"] == "highway":
         scores = x @ weights[f"{at}.transform_gate.kernel"] + weights[f"{at}.transform_gate.bias"]
         gate = sigmoid(scores)

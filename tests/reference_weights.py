@@ -19,7 +19,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
 
     def norm(name: str, size: int = d) -> None:
-        if full["norm_gain"]:
+        if full["norm_gain"]:  # False where there is the norm to unit length
             shapes[f"{name}.scale" if full["norm"] == "rms" else f"{name}.gamma"] = (size,)
         if full["norm_bias"]:
             shapes[f"{name}.beta"] = (size,)
@@ -36,6 +36,8 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         sizes = {"rezero": 1, "layer_scale": d}
         if full["merge"] in sizes:
             shapes[f"{name}.branch_scale.scale"] = (sizes[full["merge"]],)
+        if full["merge"] == "spherical":
+            shapes[f"{name}.residual.scale"] = (d,)
         if full["merge"] == "highway":
             shapes[f"{name}.transform_gate.kernel"] = (d, d)
             shapes[f"{name}.transform_gate.bias"] = (d,)
@@ -49,6 +51,10 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 
     def attention_shapes(name: str, own: dict) -> None:
         k = own["num_key_value_heads"]
+        if own["mixer"] == "gated_delta":
+            gated_delta_shapes(name)
+            norms(name, own["attention_norm"])
+            return
         roles = (("query", n), ("key", k), ("value", k))
         if full["latent_dim"] is not None:
             shapes.update({f"{name}.{k}": v for k, v in latent_shapes(full, own).items()})
@@ -61,7 +67,9 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             if full["attention_bias"]:
                 shapes[f"{name}.{role}.bias"] = (heads, h)
             if own["qk_norm"] and own["qk_norm_gain"] and role != "value":
-                if own["qk_norm_heads"] == "separate":
+                if own["qk_norm_heads"] == "tied":
+                    shapes[f"{name}.query_key_gain.scale"] = (heads, h)
+                elif own["qk_norm_heads"] == "separate":
                     shapes[f"{name}.{role}_norm.scale"] = (heads, h)
                 else:
                     norm(f"{name}.{role}_norm", heads * h if own["qk_norm_heads"] == "joint" else h)
@@ -72,8 +80,22 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name, own["attention_norm"] or not name.endswith("self_attention"))
 
+    def gated_delta_shapes(name: str) -> None:
+        keys = full["delta_key_heads"], full["delta_key_dim"]
+        values = heads, width = full["delta_value_heads"], full["delta_value_dim"]
+        for role, shape in {"query": keys, "key": keys, "value": values}.items():
+            shapes[f"{name}.{role}.kernel"] = (d, *shape)
+            shapes[f"{name}.{role}_convolution.kernel"] = (full["delta_convolution"], *shape)
+        shapes[f"{name}.decay.kernel"] = shapes[f"{name}.beta.kernel"] = (d, heads)
+        shapes[f"{name}.decay_rate.rate"] = shapes[f"{name}.decay_rate.bias"] = (heads,)
+        shapes[f"{name}.gate.kernel"] = (d, *values)
+        shapes[f"{name}.read_norm.scale"] = (width,)
+        shapes[f"{name}.output.kernel"] = (*values, d)
+
     def projections(name: str, own: dict, width: int, *experts: int) -> None:
         gate = {"gate": (d, width)} if own["feedforward"].endswith("glu") else {}
+        if own["feedforward"] == "scaled_glu":
+            shapes[f"{name}.gate_gain.scale"] = shapes[f"{name}.up_gain.scale"] = (width,)
         for role, shape in {**gate, "up": (d, width), "down": (width, d)}.items():
             shapes[f"{name}.{role}.kernel"] = (*experts, *shape)
             if own["feedforward_bias"]:
@@ -105,6 +127,8 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.{factor}.scale"] = (1,)
 
     e = full["embedding_dim"]
+    projects_sum = full["embedding_projection"] == "sum"
+    width = e if projects_sum else d  # of the sum of the embeddings
     stacks = [("decoder", full["num_layers"], v)]
     if full["kind"] == "encoder_only":
         stacks = [("encoder", full["num_layers"], v)]
@@ -115,14 +139,17 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         shapes[f"{table}.embeddings"] = (vocabulary, e)
         if e != d:
             shapes[f"{side}.embedding_projection.kernel"] = (e, d)
+        if projects_sum:
+            shapes[f"{side}.embedding_projection.bias"] = (d,)
         if full["num_segments"]:
-            shapes[f"{side}.segment_embedding.embeddings"] = (full["num_segments"], d)
+            shapes[f"{side}.segment_embedding.embeddings"] = (full["num_segments"], width)
         if full["positions"] == "learned":
-            shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], d)
-        if "relative" in {of_block(full, index)["positions"] for index in range(layers)}:
+            shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], width)
+        blocks = [of_block(full, index) for index in range(layers)]
+        if any(own["positions"] == "relative" and own["mixer"] == "attention" for own in blocks):
             shapes[f"{side}.relative_position_bias.embeddings"] = (full["relative_buckets"], n)
         if full["embedding_norm"]:
-            norm(f"{side}.embedding_norm")
+            norm(f"{side}.embedding_norm", width)
         for place in range(layers):  # blocks that share weights have the same names
             block_skips(f"{side}.block_{place}", place, layers)
             index, own = owner(full, place), of_block(full, place)
@@ -138,20 +165,23 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
                 merge(f"{side}.block_{index}")
         if full["final_norm"]:
             norm(f"{side}.final_norm")
-    for head in ("pooler", "masked_lm_head"):
+    for head, out in (("pooler", d), ("masked_lm_head", width)):
         if full[head]:
-            shapes[f"{head}.dense.kernel"] = (d, d)
-            shapes[f"{head}.dense.bias"] = (d,)
+            shapes[f"{head}.dense.kernel"] = (d, out)
+            shapes[f"{head}.dense.bias"] = (out,)
     if full["masked_lm_head"]:
-        norm("masked_lm_head.norm")
+        norm("masked_lm_head.norm", width)
     if full["kind"] == "encoder_only" and not full["masked_lm_head"]:
         return shapes
-    if full["tie_embeddings"] and e != d:
-        shapes["logit_projection.kernel"] = (d, e)
+    before = width if full["masked_lm_head"] else d
+    if full["tie_embeddings"] and e != before:
+        shapes["logit_projection.kernel"] = (before, e)
     if not full["tie_embeddings"]:
-        shapes["logits.kernel"] = (d, v)
+        shapes["logits.kernel"] = (before, v)
     if full["logit_bias"]:
         shapes["logits.bias"] = (v,)
+    if full["logit_gain"]:
+        shapes["logit_gain.scale"] = (v,)
     return shapes
 
 
@@ -159,17 +189,22 @@ def parameter_count(spec: Spec) -> int:
     """Return the number of parameters by a closed formula, independent of `weight_shapes`."""
     full = fill_derived_fields(spec)
     d, v, e = full["hidden_dim"], full["vocabulary_size"], full["embedding_dim"]
-    norm = (full["norm_gain"] + full["norm_bias"]) * d
-    logits = (0 if full["tie_embeddings"] else d * v) + (v if full["logit_bias"] else 0)
+    of_sum = full["embedding_projection"] == "sum"
+    width = e if of_sum else d
+    per_channel = full["norm_gain"] + full["norm_bias"]
+    head = width if full["masked_lm_head"] else d
+    logits = (0 if full["tie_embeddings"] else head * v) + v * (
+        full["logit_bias"] + full["logit_gain"]
+    )
     # The embedding norm and the final norm of a stack.
-    final = norm * (full["final_norm"] + full["embedding_norm"])
-    projection = 0 if e == d else e * d
-    logits += projection if full["tie_embeddings"] else 0
+    final = per_channel * (d * full["final_norm"] + width * full["embedding_norm"])
+    projection = (0 if e == d else e * d) + d * of_sum
+    logits += e * head if full["tie_embeddings"] and e != head else 0
 
     def stack(layers: int, attentions: int) -> int:
         blocks = [of_block(full, index) for index in range(layers)]
-        positions = full["max_sequence_length"] * d if full["positions"] == "learned" else 0
-        if any(own["positions"] == "relative" for own in blocks):
+        positions = full["max_sequence_length"] * width if full["positions"] == "learned" else 0
+        if any(own["positions"] == "relative" and own["mixer"] == "attention" for own in blocks):
             positions += full["relative_buckets"] * full["num_heads"]
         owners = blocks[: full["distinct_blocks"] or layers]
         within = sum(block_parameters(own, attentions) for own in owners)
@@ -178,9 +213,9 @@ def parameter_count(spec: Spec) -> int:
         return projection + positions + within + mixed + skips + final
 
     if full["kind"] == "encoder_only":
-        heads = (d * d + d) * (full["pooler"] + full["masked_lm_head"])
-        heads += (norm + logits) * full["masked_lm_head"]
-        return v * e + full["num_segments"] * d + stack(full["num_layers"], 1) + heads
+        heads = (d + 1) * (d * full["pooler"] + width * full["masked_lm_head"])
+        heads += (per_channel * width + logits) * full["masked_lm_head"]
+        return v * e + full["num_segments"] * width + stack(full["num_layers"], 1) + heads
     if full["kind"] == "decoder_only":
         return v * e + stack(full["num_layers"], 1) + logits
     tables = v if full["share_embeddings"] else v + full["source_vocabulary_size"]
@@ -199,6 +234,7 @@ def block_parameters(own: dict, attentions: int) -> int:
     merges = {
         "rezero": 1,
         "layer_scale": d,
+        "spherical": d,
         "highway": d * d + d,
         "static_hyper_connections": static,
         "hyper_connections": d * (streams + 2) + static + 2,
@@ -215,6 +251,7 @@ def block_parameters(own: dict, attentions: int) -> int:
     head_norms = {
         "shared": 2 * per_channel * own["head_dim"],
         "separate": inner + outer,
+        "tied": inner,
         "joint": per_channel * (inner + outer),
     }[own["qk_norm_heads"]]
     head_norms = head_norms if own["qk_norm"] and own["qk_norm_gain"] else 0
@@ -225,6 +262,11 @@ def block_parameters(own: dict, attentions: int) -> int:
         attn = latent_parameters(own, per_channel) + own["num_heads"] * own["value_dim"] * d
         attn += d if own["attention_output_bias"] else 0
     attn += sinks
+    if own["mixer"] == "gated_delta":
+        keys = own["delta_key_heads"] * own["delta_key_dim"]
+        values = own["delta_value_heads"] * own["delta_value_dim"]
+        attn = d * (2 * keys + 3 * values) + own["delta_convolution"] * (2 * keys + values)
+        attn += own["delta_value_heads"] * (2 * d + 2) + own["delta_value_dim"]
     sublayers = attentions * attn + feedforward_parameters(own) + (attentions + 1) * each
     return sublayers - left_out + shared
 
@@ -236,6 +278,7 @@ def feedforward_parameters(own: dict) -> int:
 
     def layer(width: int) -> int:
         biases = wide * width + d if own["feedforward_bias"] else 0
+        biases += 2 * width if own["feedforward"] == "scaled_glu" else 0
         return (wide + 1) * d * width + biases
 
     if not experts:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 import builders
+from builders.elementwise import LearnedScale
 
 KINDS = ("decoder_only", "encoder_decoder")
 """The kinds with a decoder."""
@@ -158,10 +159,16 @@ def shared_model(spec: builders.TransformerSpec, seed: int = 0) -> keras.Model:
 
 def randomise_weights(model: keras.Model, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
+    # What one in the weight of a gain stands for.
+    units = {
+        f"{layer.name}.scale": layer.start / layer.stored
+        for layer in model.layers
+        if isinstance(layer, LearnedScale) and layer.stored
+    }
     for name, variable in sorted(variables_by_name(model).items()):
         noise = rng.normal(size=variable.shape).astype("float32")
         if name.endswith(("gamma", "scale", "static")):  # else streams may nearly cancel out
-            value = 1.0 + 0.3 * noise
+            value = (1.0 + 0.3 * noise) / units.get(name, 1.0)
         elif name.endswith("kernel"):  # (n, h, d) sums over two axes, all others over the first
             fan_in = variable.shape[:2] if ".output." in name else variable.shape[:1]
             fan_in = variable.shape[1:2] if ".experts." in name else fan_in  # (e, d, f)

@@ -42,6 +42,7 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     {"tie_embeddings": True, "logit_bias": False, "head_dim": 5},
     {"tie_embeddings": True, "embedding_dim": 5, "scale_logits": True},
     {"embedding_dim": 5},
+    {"embedding_dim": 5, "embedding_projection": "sum", "tie_embeddings": True},
     {"share_embeddings": True},
     {"share_embeddings": True, "tie_embeddings": True, "num_encoder_layers": 3},
     {"attention": "layer", "head_dim": 5, "logit_bias": True},
@@ -56,6 +57,12 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     | {"merge": "rezero"},
     {"norm": "rms", "norm_offset": True, "final_norm": False},
     {"norm_placement": "sandwich", "merge": "hyper_connections"},
+    {"norm_placement": "none", "merge": "spherical", "norm": "unit", "feedforward": "scaled_glu"}
+    | {"qk_norm": True, "qk_norm_heads": "tied", "logit_gain": True}
+    | {"kernel_constraint": "unit_norm"},
+    {"positions": "coordinates", "num_layers": 3, "distinct_blocks": 1},
+    {"kind": "decoder_only", "mixer": "gated_delta", "delta_value_heads": 4}
+    | {"num_layers": 3, "block_overrides": ({}, {"mixer": "attention"}, {})},
     {"norm_placement": "parallel", "merge": "static_hyper_connections", "num_streams": 3},
     {"num_layers": 5, "block_skips": "unet", "value_residual": True},
     {"num_layers": 5, "block_skips": "embedding", "distinct_blocks": 2, "value_residual": True},
@@ -76,15 +83,19 @@ ENCODER_HEADS: list[dict[str, Any]] = [
     {"masked_lm_head": True, "tie_embeddings": True, "logit_bias": True},
     {"masked_lm_head": True, "pooler": True, "norm": "rms", "embedding_dim": 5},
     {"masked_lm_head": True, "tie_embeddings": True, "embedding_dim": 5},
+    {"masked_lm_head": True, "tie_embeddings": True, "embedding_dim": 5, "num_segments": 3}
+    | {"embedding_projection": "sum", "embedding_norm": True, "distinct_blocks": 1},
+    {"masked_lm_head": True, "embedding_dim": 5, "embedding_projection": "sum"},
 ]
 
 
 def all_specs() -> list[builders.TransformerSpec]:
     all_kinds = [
-        small_spec(kind=kind, **changes)
+        small_spec(**{"kind": kind, **changes})
         for kind in ALL_KINDS
         for changes in SPEC_CHANGES
         if kind == "encoder_decoder" or "share_embeddings" not in changes
+        if kind == changes.get("kind", kind)
     ]
     return all_kinds + [small_spec(kind="encoder_only", **changes) for changes in ENCODER_HEADS]
 

@@ -178,6 +178,22 @@ def test_balanced_experts_have_a_loss_of_one_factor() -> None:
     assert float(as_array(layer.losses[0])) == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("kind", ["decoder_only", "encoder_only"])
+def test_padding_is_no_load_of_experts_and_adds_to_no_loss(kind: str) -> None:
+    spec = expert_spec(kind=kind, balance_loss=0.3, router_z_loss=0.7, capacity_factor=0.8)
+    spec = spec.replace(router_correction_rate=0.1, pad_token_id=0)
+    tokens = np.int32([[5, 3, 7, 2, 9, 11, 4]])
+    found = []
+    for given in (tokens, np.pad(tokens, ((0, 1), (0, 4)))):
+        model = random_model(spec)
+        model(given, training=True)
+        corrections = [w for w in model.weights if w.name == "correction"]
+        found.append([as_array(value) for value in (*model.losses, *corrections)])
+    assert len(found[0]) == spec.num_layers * 3
+    for alone, padded in zip(*found, strict=True):
+        np.testing.assert_allclose(padded, alone, rtol=1e-5)
+
+
 def test_fit_adds_the_losses_to_that_of_the_logits_and_evaluate_does_not() -> None:
     spec = expert_spec(balance_loss=0.0, router_z_loss=10.0)
     tokens = random_tokens(spec)

@@ -158,6 +158,14 @@ def test_without_its_factor_yarn_leaves_the_scale_of_the_scores() -> None:
     assert other.rotary_magnitude is None
 
 
+def test_any_scale_of_the_scores_is_written() -> None:
+    for changes in ({"head_dim": 96}, {"attention_scale": 0.0717}, {"rotary_magnitude": 1.3}):
+        spec = builders.variant("deepseek_v3", **changes)
+        names = {key: RELEASED["deepseek_v3"][key] for key in ("architectures", "model_type")}
+        written = family_of(names)[0].config(spec)
+        assert differences(spec, spec_of({**names, **written})) == {}
+
+
 def test_all_blocks_may_have_one_layer_or_experts() -> None:
     config = RELEASED["deepseek_v3"]
     for first, experts in ((0, 256), (61, 0)):

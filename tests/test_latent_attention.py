@@ -17,11 +17,14 @@ from small_models import (
     logits_of,
     random_model,
     random_tokens,
+    randomise_weights,
+    reduced_variant,
     relative_error,
     shared_model,
 )
 
 import builders
+import functional_models as fm
 
 ROTARY = {**LATENTS, "positions": "rotary", "query_latent_dim": 9, "norm": "rms"}
 
@@ -111,3 +114,15 @@ def test_the_names_of_other_libraries_lead_to_the_fields() -> None:
     for given, field in {"kv_lora_rank": "latent_dim", "q_lora_rank": "query_latent_dim"}.items():
         with pytest.raises(ValueError, match=f"{given!r} .did you mean {field!r}"):
             shallow_spec(**{given: 5})
+
+
+@pytest.mark.slow
+def test_a_reduced_deepseek_generates_the_same_in_a_batch_and_alone() -> None:
+    """In the compiled loop, which chooses experts of some groups, with rows of unequal lengths."""
+    spec = reduced_variant("deepseek_v3", "decoder_only")
+    spec = spec.replace(vocabulary_size=256, max_sequence_length=53)
+    lm = fm.CausalLM(spec, fm.train_tokenizer("byte", []))
+    randomise_weights(lm.model)
+    prompts = ["Once", "In the beginning"]
+    together = lm.generate(prompts, "greedy", max_new_tokens=7)
+    assert together == [lm.generate(one, "greedy", max_new_tokens=7) for one in prompts]

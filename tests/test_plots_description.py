@@ -69,7 +69,10 @@ from model_bricks import (
     translator,
 )
 
+import builders
 import plots
+from plots.diagnosis.description import description_of
+from plots.skips import mark_skip_paths
 
 NOT_TRANSFORMER = r"^(?!.*Transformer)"
 ENCODER = (
@@ -336,6 +339,23 @@ def diagnosed(model):
         notes = plots.diagnose(plots.read_graph(model, open_nested=True)).notes
     description = next(note.text for note in notes if note.kind == "description")
     return description, [note.text for note in notes if note.kind == "finding"]
+
+
+@pytest.mark.parametrize("merge", ["hyper_connections", "static_hyper_connections"])
+@pytest.mark.parametrize(
+    ("norm_placement", "words"),
+    [
+        ("pre", "Pre-norm"),
+        ("output", "Res-post-norm"),
+        ("sandwich", "Sandwich-norm"),
+        ("parallel", "Pre-norm"),
+    ],
+)
+def test_the_norms_of_several_streams_are_described(merge, norm_placement, words):
+    changes = {"kind": "decoder_only", "merge": merge, "norm_placement": norm_placement}
+    graph = plots.read_graph(builders.build("hyper_connections", abstract=True, **changes))
+    text = description_of(mark_skip_paths(graph))
+    assert re.match(rf"{words} Transformer decoder: 2 blocks with .*, final norm; causal", text)
 
 
 @pytest.mark.parametrize("kind", DESCRIBED)

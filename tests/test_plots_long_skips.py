@@ -8,6 +8,7 @@ from keras import layers, ops
 
 import builders
 import plots
+from plots.hierarchy import find_namespaces
 from plots.skips import mark_skip_paths
 
 
@@ -134,3 +135,37 @@ def test_folding_shows_a_skip_from_the_embedding_and_a_loop_as_one_block():
     looped = plots.fold_blocks(plots.read_graph(builders.build("shared_blocks", **changes)))
     assert looped.repeats == {"decoder.block_0": 4}
     assert "the same weights in all 4 blocks" in {note.text for note in looped.notes}
+
+
+@pytest.mark.parametrize(("number", "distinct", "passes"), [(4, 2, 2), (6, 3, 2), (7, 3, 2)])
+def test_a_pass_through_several_shared_blocks_is_one_frame(number, distinct, passes):
+    changes = {"kind": "decoder_only", "num_layers": number, "distinct_blocks": distinct}
+    graph = plots.read_graph(builders.build("shared_blocks", abstract=True, **changes))
+    spaces = find_namespaces(graph)
+    for index in range(number):
+        call = f"@{index // distinct + 1}" if index >= distinct else ""
+        place = f"decoder.block_{index % distinct}"
+        assert spaces[f"{place}.feedforward.up{call}"] == f"{place}{call}.feedforward"
+    folded = plots.fold_blocks(graph)
+    assert folded.repeats == {"decoder.pass_1": passes}
+    assert [note.text for note in folded.notes] == [f"the same weights in all {passes} passes"]
+    inside = {name.rpartition(".")[0] for name in find_namespaces(folded).values()}
+    assert {f"decoder.pass_1.block_{index}" for index in range(distinct)} <= inside
+
+
+def test_the_steps_of_a_universal_transformer_are_on_its_one_block():
+    model = builders.build("universal_transformer", kind="decoder_only", abstract=True)
+    folded = plots.fold_blocks(mark_skip_paths(plots.read_graph(model)))
+    assert folded.repeats == {"decoder.block_0": 6}
+    [steps] = (note for note in folded.notes if "step" in note.text)
+    assert (steps.about, steps.text) == (("decoder.block_0.coordinates",), "step 1–6")
+    assert len(folded.skip_paths) == 2
+
+
+def test_towers_that_share_their_layers_are_no_passes():
+    """Neither call depends on the other one."""
+    one, two = (keras.Input((7,), name=name) for name in ("one", "two"))
+    first = layers.Dense(7, "relu", name="tower.first")
+    second = layers.Dense(5, name="tower.second")
+    model = keras.Model([one, two], [second(first(one)), second(first(two))])
+    assert {*find_namespaces(plots.read_graph(model)).values()} == {"tower", ""}

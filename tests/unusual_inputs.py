@@ -155,7 +155,7 @@ def one_id() -> keras.Model:
     return keras.Model(token, layers.Dense(2)(layers.Embedding(11, 4)(token)))
 
 
-@truth("")
+@truth("order known")
 def video() -> keras.Model:
     frames = keras.Input((5, 16, 16, 3))
     x = layers.Conv3D(4, 3, padding="same")(frames)

@@ -87,6 +87,30 @@ register_family(
     summary="BERT as a discriminator of replaced tokens, with the pooler of KerasHub",
 )
 
+_OF_SUM: dict[str, Any] = {"embedding_dim": 128, "embedding_projection": "sum"}
+
+register_family(
+    {**_BERT, **_OF_SUM, "num_segments": 2, "pooler": True, "activation": "gelu"},
+    {"electra_small": ("13,548,800", size(12, 256, 4))},
+    kind="encoder_only",
+    source='Clark et al. 2020, "ELECTRA", table 6, and the released discriminator as in KerasHub',
+    summary="ELECTRA with embeddings of 128 channels, normalized before they are projected",
+)
+
+register_family(
+    {**_BERT, **_OF_SUM, "vocabulary_size": 30_000, "num_segments": 2, "pooler": True}
+    | {"distinct_blocks": 1, "dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0},
+    {
+        "albert_base": ("11,683,584", size(12, 768, 12)),
+        "albert_large": ("17,683,968", size(24, 1024, 16)),
+        "albert_xlarge": ("58,724,864", size(24, 2048, 16)),
+        "albert_xxlarge": ("222,595,584", size(12, 4096, 64)),
+    },
+    kind="encoder_only",
+    source='Lan et al. 2020, "ALBERT", table 1, and the released weights as in KerasHub',
+    summary="BERT with one block that is used again and again, and narrow embeddings",
+)
+
 register_family(
     {
         "vocabulary_size": 33,

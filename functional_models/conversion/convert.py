@@ -34,9 +34,9 @@ def from_keras_hub(source: Any, *, tokenizer: Any = None, **changes: Any) -> Any
     Args:
         source: a backbone or task of `keras_hub.models` (GPT-2, OPT, GPT-NeoX, BLOOM, Llama,
             Llama 3, Mistral, Phi-3, Qwen, Qwen 3, Gemma 1 to 3, SmolLM3, BERT, RoBERTa,
-            DistilBERT, BART, T5); or an argument of its `from_preset`: the name of a preset, or a
-            folder in KerasHub format. A folder of Hugging Face or a GGUF file is read by
-            `from_hugging_face`.
+            DistilBERT, ELECTRA, ALBERT, BART, T5); or an argument of its `from_preset`: the name of
+            a preset, or a folder in KerasHub format. A folder of Hugging Face or a GGUF file is
+            read by `from_hugging_face`.
         tokenizer: a `Tokenizer` or a KerasHub tokenizer; by default that of the task or preset. A
             backbone has none: its model needs this argument to process text.
         changes: spec fields that the source does not define: `max_sequence_length` of models

@@ -167,7 +167,7 @@ def _equal(name: str, one: Any, other: Any) -> bool:
     if name == "router_correction_rate":  # of training, but for whether there are corrections
         return (one is None) == (other is None)
     if isinstance(one, float) and isinstance(other, int | float):
-        return math.isclose(one, other, rel_tol=1e-12)
+        return math.isclose(one, other, rel_tol=1e-9)
     return bool(one == other)
 
 
@@ -187,6 +187,8 @@ def _matters(spec: builders.TransformerSpec, name: str) -> bool:
         return any(block.attention_temperature for block in blocks)
     if name == "glu_limit":
         return spec.feedforward == "clamped_glu"
+    if name.startswith("delta_"):  # of Gated DeltaNets, which no other model has
+        return False
     if name in Experts.__annotations__ and not spec.num_experts:
         return name == "num_experts"
     if name in _OF_GROUPS:
@@ -195,6 +197,8 @@ def _matters(spec: builders.TransformerSpec, name: str) -> bool:
         return not all(block.num_experts for block in blocks)
     if name in ("source_vocabulary_size", "num_encoder_layers"):
         return spec.kind == "encoder_decoder"
-    if spec.kind == "encoder_only" and name in ("tie_embeddings", "logit_bias", "scale_logits"):
+    if spec.kind == "encoder_only" and name in (
+        *("tie_embeddings", "logit_bias", "scale_logits", "logit_gain"),
+    ):
         return spec.masked_lm_head
     return True

@@ -1,4 +1,4 @@
-"""BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT and ELECTRA."""
+"""BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA and ALBERT."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ _POSITION_IDS = {
 
 
 def _has_pooler(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {"pooler": tensors.find("pooler.dense.weight") is not None}
+    names = ("pooler.dense.weight", "pooler.weight")
+    return {"pooler": any(tensors.find(name) is not None for name in names)}
 
 
 _BLOCK, _THEIRS = "encoder.block_{i}", "encoder.layer.{i}"
@@ -142,12 +143,9 @@ _BERT = Family(
 
 
 def _electra_width(config: Config) -> dict[str, Any]:
-    if config["embedding_size"] != config["hidden_size"]:
-        raise ValueError(
-            f"embedding_size={config['embedding_size']!r} and hidden_size="
-            f"{config['hidden_size']!r}: no spec has a norm of embeddings before their projection"
-        )
-    return {}
+    width = config["embedding_size"]
+    is_projected = width != config["hidden_size"]
+    return {"embedding_dim": width, "embedding_projection": "sum" if is_projected else "tokens"}
 
 
 _ELECTRA = Family(
@@ -163,7 +161,9 @@ _ELECTRA = Family(
         activation("hidden_act"),
         PADDING,
         _DROPOUT,
-        Rule(("embedding_size",), _electra_width, lambda spec: {"embedding_size": spec.hidden_dim}),
+        Rule(
+            ("embedding_size",), _electra_width, lambda spec: {"embedding_size": spec.embedding_dim}
+        ),
     ),
     defaults={**_DEFAULTS, "pad_token_id": 0, "embedding_size": 128},
     required=_ABSOLUTE,
@@ -180,6 +180,7 @@ _ELECTRA = Family(
     prefix="electra.",
     layers=_layers(
         {
+            "encoder.embedding_projection": "embeddings_project",
             "masked_lm_head.dense": "generator_predictions.dense",
             "masked_lm_head.norm": "generator_predictions.LayerNorm",
             "logits": "generator_lm_head",
@@ -187,6 +188,136 @@ _ELECTRA = Family(
     ),
     tied=(("embeddings.word_embeddings.weight", "generator_lm_head.weight"),),
     unread=_POSITION_IDS,
+)
+
+# ALBERT -----------------------------------------------------------------------------------------
+
+
+def _albert_width(config: Config) -> dict[str, Any]:
+    width = config["embedding_size"]
+    if width == config["hidden_size"]:
+        raise ValueError(
+            f"embedding_size={width!r} and hidden_size={width!r}: ALBERT projects embeddings of "
+            "that width too, and no spec does"
+        )
+    return {"embedding_dim": width}
+
+
+def _albert_blocks(config: Config) -> dict[str, Any]:
+    """Return the blocks, which are used in turn, and how many of them have weights of their own."""
+    passes, groups = config["num_hidden_layers"], config["num_hidden_groups"]
+    distinct = config["inner_group_num"]
+    if groups == passes and distinct == 1 and passes > 1:  # each block is used once
+        return {"num_layers": groups, "distinct_blocks": None}
+    if groups != 1:
+        raise ValueError(
+            f"num_hidden_groups={groups!r} and num_hidden_layers={passes!r}: consecutive blocks "
+            "share weights there, and a spec uses its distinct blocks in turn"
+        )
+    return {"num_layers": passes * distinct, "distinct_blocks": distinct if passes > 1 else None}
+
+
+def _written_albert_blocks(spec: TransformerSpec) -> dict[str, Any]:
+    number, distinct = spec.num_layers, spec.distinct_blocks
+    if distinct is None:
+        return {"num_hidden_layers": number, "num_hidden_groups": number, "inner_group_num": 1}
+    passes = number // distinct
+    return {"num_hidden_layers": passes, "num_hidden_groups": 1, "inner_group_num": distinct}
+
+
+def _albert_layers(spec: TransformerSpec, config: Config) -> Layers:
+    is_one_group = config["num_hidden_groups"] == 1
+    place = "0.albert_layers.{i}" if is_one_group else "{i}.albert_layers.0"
+    block = f"encoder.albert_layer_groups.{place}"
+    return {
+        "encoder.token_embedding": "embeddings.word_embeddings",
+        "encoder.position_embedding": "embeddings.position_embeddings",
+        "encoder.segment_embedding": "embeddings.token_type_embeddings",
+        "encoder.embedding_norm": "embeddings.LayerNorm",
+        "encoder.embedding_projection": "encoder.embedding_hidden_mapping_in",
+        **{
+            f"{_BLOCK}.self_attention.{role}": f"{block}.attention.{role}"
+            for role in ("query", "key", "value")
+        },
+        f"{_BLOCK}.self_attention.output": f"{block}.attention.dense",
+        f"{_BLOCK}.self_attention.norm": f"{block}.attention.LayerNorm",
+        f"{_BLOCK}.feedforward.up": f"{block}.ffn",
+        f"{_BLOCK}.feedforward.down": f"{block}.ffn_output",
+        f"{_BLOCK}.feedforward.norm": f"{block}.full_layer_layer_norm",
+        "pooler.dense": "pooler",
+        "masked_lm_head.dense": "predictions.dense",
+        "masked_lm_head.norm": "predictions.LayerNorm",
+        "logits": _logits("predictions.decoder", "predictions.bias", config),
+    }
+
+
+def _albert_dropout(config: Config) -> dict[str, Any]:
+    rate = config["hidden_dropout_prob"]
+    return {"dropout": rate, "embedding_dropout": rate, "feedforward_dropout": 0.0}
+
+
+_ALBERT = Family(
+    model_types=("albert",),
+    heads={"AlbertForMaskedLM": _MASKED_LM, "AlbertModel": {}},
+    constants={**forms.BERT, "embedding_projection": "sum"},
+    fields={
+        **{key: name for key, name in _SIZES.items() if key != "num_hidden_layers"},
+        "max_position_embeddings": "max_sequence_length",
+        "type_vocab_size": "num_segments",
+    },
+    rules=(
+        activation("hidden_act"),
+        PADDING,
+        Rule(
+            ("hidden_dropout_prob",),
+            _albert_dropout,
+            lambda spec: {"hidden_dropout_prob": spec.dropout},
+        ),
+        Rule(
+            ("embedding_size",), _albert_width, lambda spec: {"embedding_size": spec.embedding_dim}
+        ),
+        Rule(
+            ("num_hidden_layers", "num_hidden_groups", "inner_group_num"),
+            _albert_blocks,
+            _written_albert_blocks,
+        ),
+    ),
+    defaults={
+        **_DEFAULTS,
+        "hidden_act": "gelu_new",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "num_hidden_groups": 1,
+        "inner_group_num": 1,
+        "embedding_size": 128,
+        "pad_token_id": 0,
+    },
+    required=_ABSOLUTE,
+    silent={
+        "classifier_dropout_prob": CLASSIFIER,
+        **dict.fromkeys(
+            (
+                "down_scale_factor",
+                "gap_size",
+                "layers_to_keep",
+                "net_structure_type",
+                "num_memory_blocks",
+            ),
+            "not read by transformers",
+        ),
+    },
+    prefix="albert.",
+    layers=_albert_layers,
+    tied=_tied("embeddings.word_embeddings", "predictions.decoder", "predictions.bias"),
+    unread=_POSITION_IDS,
+    left_out={
+        "predictions.bias": _OLD_BIAS,
+        **dict.fromkeys(
+            ("sop_classifier.classifier.weight", "sop_classifier.classifier.bias"),
+            "the head of sentence-order prediction, which AlbertForMaskedLM does not have",
+        ),
+    },
+    stored=_has_pooler,
 )
 
 # RoBERTa ----------------------------------------------------------------------------------------
@@ -335,4 +466,4 @@ _DISTILBERT = Family(
     unread=_POSITION_IDS,
 )
 
-FAMILIES: tuple[Family, ...] = (_BERT, *_ROBERTA, _DISTILBERT, _ELECTRA)
+FAMILIES: tuple[Family, ...] = (_BERT, *_ROBERTA, _DISTILBERT, _ELECTRA, _ALBERT)

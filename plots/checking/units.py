@@ -93,6 +93,8 @@ def _equal_units(layer: Any) -> Any | None:
     kernel = next((v for v in own if len(v.shape) > 1), None)
     if kernel is None or kernel.shape[-1] < 2:
         return None
+    if not _is_equal(as_array(kernel.value[(0,) * (len(kernel.shape) - 1)])):
+        return None  # most kernels: their first weights differ
     arrays = [as_array(v.value) for v in own if v.shape[-1:] == kernel.shape[-1:]]
     return kernel if all(map(_is_equal, arrays)) else None
 

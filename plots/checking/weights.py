@@ -153,7 +153,11 @@ def _stuck(trial: Trial, owners: Mapping[str, Any], stuck: AbstractSet[int]) -> 
 def _factors(trial: Trial) -> set[int]:
     """Return the weights of zero that multiply what a layer takes: kernels and gains, no biases."""
     zeros = [variable for variable, _ in trial.weights]
-    return {id(v) for v in zeros if len(v.shape) != 1 or v.path.endswith("gamma")}
+    return {
+        id(v)
+        for v in zeros
+        if v.path.endswith("gamma") or not (len(v.shape) == 1 or v.path.endswith("bias"))
+    }
 
 
 def _owns_some(layer: Any, variables: AbstractSet[int]) -> bool:

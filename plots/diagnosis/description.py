@@ -138,7 +138,14 @@ def _of_transformer(
         *_sharing_in_words(graph, attentions),
         _positions_in_words(graph, attentions),
     ]
-    return f"{_norms_in_words(graph, paths)}{title}: {'; '.join(filter(None, clauses))}"
+    norms = _norms_in_words(graph, paths or _paths_of_streams(graph))
+    return f"{norms}{title}: {'; '.join(filter(None, clauses))}"
+
+
+def _paths_of_streams(graph: Graph) -> list[SkipPath]:
+    """Return the paths of several streams that are mixed, if the norms on all of them are known."""
+    paths = [path for path in graph.skip_paths if path.projected]
+    return paths if all(path.norms for path in paths) else []
 
 
 def _paths_in_words(paths: Sequence[SkipPath]) -> str:
@@ -233,6 +240,10 @@ def _norms_in_words(graph: Graph, paths: Sequence[SkipPath]) -> str:
 
 def _final_norm_in_words(graph: Graph, streams: Sequence[Stream]) -> str:
     flow = reachability(graph)
+    if not streams:
+        last_path = _paths_of_streams(graph)[-1:]
+        ends_in_norm = any(p.norms and meets_a_norm(graph, p.target) for p in last_path)
+        return ", final norm" if ends_in_norm else ""
     roots = [stream.root for stream in streams]
     ends = [stream.paths[-1] for stream in streams if stream.has_token_norms(graph)]
     last = [p for p in ends if not any(r in flow.descendants(p.target) for r in roots)] or ends

@@ -105,7 +105,9 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                         inside.setdefault(around, []).append(stand_in.name)
                     notes += range_notes([stand_in, *others], graph.overlays)
                     if same_layers([stand_in, *others]):
-                        text = f"the same weights in all {len(others) + 1} blocks"
+                        is_pass = stand_in.name.rpartition(".")[2].startswith("pass_")
+                        what = "passes" if is_pass else "blocks"
+                        text = f"the same weights in all {len(others) + 1} {what}"
                         notes.append(Note("varies", (stand_in.nodes[0].id,), text))
                     shared = len(others) + 1
                     extra |= {node.id: shared for node in stand_in.nodes[len(others[0].nodes) :]}

@@ -229,7 +229,8 @@ def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
         for repeat in find_repeats(graph, order, kinds, namespaces):
             if repeat not in seen:
                 seen.add(repeat)
-                blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in repeat.members]
+                parts = repeat.members if repeat.parallel else _passes(graph, repeat.members)
+                blocks = [(ids[0], [graph.node(i) for i in ids]) for ids in parts]
                 if not repeat.parallel and _cut_through_a_layer(blocks):
                     continue
                 # A pair of branches, or of equal layers in a plain chain, is drawn.
@@ -242,6 +243,25 @@ def _structural(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
                 for start, period, times in stack.runs:
                     members = stack.blocks[start : start + period * times]
                     yield Stack(members, ((0, period, times),), repeat.parallel)
+
+
+def _passes(graph: Graph, members: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
+    """Return blocks whose layers are called again after some other blocks, joined to whole passes.
+
+    Of blocks 0, 1, 0, 1, 0 a pass is 0, 1, and the last block is left out.
+    """
+    layers = [_layers_with_weights(graph, ids) for ids in members]
+    period = next((k for k in range(1, len(layers)) if layers[k] & layers[0]), 0)
+    is_loop = all(a == b for a, b in zip(layers, layers[period:], strict=False))
+    if period < 2 or not is_loop or len(members) < 2 * period:
+        return members
+    starts = range(0, len(members) - period + 1, period)
+    return [tuple(i for ids in members[k : k + period] for i in ids) for k in starts]
+
+
+def _layers_with_weights(graph: Graph, ids: Iterable[str]) -> frozenset[str]:
+    nodes = map(graph.node, ids)
+    return frozenset(n.layer for n in nodes if n.parameters or n.shared_parameters)
 
 
 def _cut_through_a_layer(blocks: Sequence[tuple[str, Sequence[Node]]]) -> bool:
@@ -311,7 +331,8 @@ def _new_namespaces(
 ) -> tuple[str, list[str]]:
     """Return the namespace around the blocks of a stack, and a new one for every block.
 
-    They have the common start of the names of their calls, or else "block". `numbers` has the
+    They have the common start of the names of their calls, or else "block", or "pass" where all
+    call the same layers. `numbers` has the
     numbers from which on the last stacks are named: the ones before are in use. A block whose
     layers are called again and again is one namespace already, and its later calls get numbers.
     """
@@ -327,7 +348,7 @@ def _new_namespaces(
     is_free = all(inside.get(n, set()) <= those for n, those in zip(names, ids, strict=True))
     if stem != prefix and first >= 0 and are_numbered and is_free:
         return around, names
-    stem = f"{prefix}{'branch_' if stack.parallel else 'block_'}"
+    stem = f"{prefix}{'branch_' if stack.parallel else 'pass_' if stack.is_loop else 'block_'}"
     size = len(ids)
     first = next(
         n

@@ -457,6 +457,16 @@ CASES: dict[str, Case] = {
         | {"tie_word_embeddings": False, "norm_eps": 0.03, "norm_bias": True}
         | {"global_attn_every_n_layers": 2},
     ),
+    "electra_small": ("ElectraForMaskedLM", {**BERT, "embedding_size": 11}),
+    "albert": ("AlbertForMaskedLM", {**BERT, "embedding_size": 11, "num_hidden_layers": 3}),
+    "albert_base": (
+        "AlbertModel",
+        {**BERT, "embedding_size": 11, "inner_group_num": 2, "hidden_act": "gelu"},
+    ),
+    "albert_untied": (
+        "AlbertForMaskedLM",
+        {**BERT, "embedding_size": 11, "num_hidden_groups": 2, "tie_word_embeddings": False},
+    ),
     "t5": ("T5ForConditionalGeneration", {**T5, "num_decoder_layers": 1}),
     "t5_gated": (
         "T5ForConditionalGeneration",

@@ -24,7 +24,16 @@ from golden_folders import pack, unpack
 
 LENGTHS, SOURCE_LENGTHS = (11, 7), (5, 13)
 CLOSE = 1e-5
-ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "ModernBert")
+ENCODERS = (
+    "Bert",
+    "Roberta",
+    "XLMRoberta",
+    "Camembert",
+    "DistilBert",
+    "Electra",
+    "ModernBert",
+    "Albert",
+)
 
 
 def make_model(name: str) -> Any:
