@@ -37,16 +37,19 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"num_beams": 3, "length_penalty": 0.0},
     {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True, "num_return_sequences": 2},
     {"num_beams": 3, "length_penalty": 0.6, "early_stopping": "never"},
-    {"no_repeat_ngram_size": 2, "min_new_tokens": 5},
-    {"num_beams": 3, "no_repeat_ngram_size": 2, "min_new_tokens": 4, "renormalize_logits": True},
+    {"no_repeat_ngram_size": 2, "min_new_tokens": 5, "suppress_tokens": "pad"},
+    {"num_beams": 3, "no_repeat_ngram_size": 2, "min_new_tokens": 4, "renormalize_logits": True}
+    | {"suppress_tokens": "pad"},
 )
-# A repetition penalty there is of padding too, which prompts have before and sources after them;
-# and in a search, that of sources is of the wrong rows.
+# Repeated tokens there are padding too, which prompts have before and sources after them, so that
+# it is suppressed; and in a search, the penalty of sources is of the wrong rows.
 OF_SOURCES: tuple[dict[str, Any], ...] = (
-    {"repetition_penalty": 1.7, "encoder_no_repeat_ngram_size": 1, "min_length": 5},
-    {"encoder_repetition_penalty": 2.3, "encoder_no_repeat_ngram_size": 2, "suppress_tokens": [0]},
+    {"repetition_penalty": 1.7, "encoder_no_repeat_ngram_size": 1, "min_length": 5}
+    | {"suppress_tokens": "pad"},
+    {"encoder_repetition_penalty": 2.3, "encoder_no_repeat_ngram_size": 2}
+    | {"suppress_tokens": "pad"},
     {"num_beams": 3, "encoder_no_repeat_ngram_size": 2, "repetition_penalty": 1.3}
-    | {"no_repeat_ngram_size": 2, "renormalize_logits": True},
+    | {"no_repeat_ngram_size": 2, "renormalize_logits": True, "suppress_tokens": "pad"},
 )
 NEW, LENGTHS = 7, (5, 3, 1, 8)
 
@@ -129,7 +132,11 @@ def entry_of(model: Any, name: str, seed: int) -> dict[str, Any]:
     common = settings_of(name, best_end(model, name, rows))
     start = [getattr(model.config, "decoder_start_token_id", None)]
     start += [common[key] for key in ("forced_bos_token_id",) if key in common]
-    settings = (*SETTINGS, *(OF_SOURCES if model.config.is_encoder_decoder else ()))
+    pad = [model.config.pad_token_id or 0]
+    settings = [
+        {key: pad if value == "pad" else value for key, value in given.items()}
+        for given in (*SETTINGS, *(OF_SOURCES if model.config.is_encoder_decoder else ()))
+    ]
     cases = [
         {"settings": given, "new": generated(model, rows, common, given)} for given in settings
     ]
