@@ -239,8 +239,8 @@ class WeightedValues(keras.layers.Layer):
     """Sums of values, weighted by attention: (b, n, t, s), (b, s, k, u) -> (b, t, n, u)."""
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "bnts,bsku->btnu",
-        "products": ["bnts,bsku->btnu"],
+        "signature": "bnts,bskh->btnh",  # the width of a head of the values
+        "products": ["bnts,bskh->btnh"],
     }
 
     def call(self, weights: Tensor, value: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ def lengths_of_vectors(model: keras.Model) -> Iterator[tuple[str, np.ndarray]]:
                 yield layer.name, np.linalg.norm(as_array(weight.value), axis=axis)
 
 
+@pytest.mark.slow
 def test_vectors_have_unit_length_from_the_start_and_after_training_steps() -> None:
     model, tokens = builders.build(SPEC), random_tokens(SPEC)
     start = [as_array(weight.value) for weight in model.trainable_weights]

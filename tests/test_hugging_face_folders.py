@@ -256,7 +256,7 @@ def with_tensor(name: str, *shape: int) -> Callable[[Tensors], object]:
 
 KEYS = [
     ({"model_type": "lama"}, r"model_type='lama' is not supported \(the nearest is 'llama'\)"),
-    ({"model_type": None}, "model_type=None is not supported; supported: bart, bert, bloom"),
+    ({"model_type": None}, "model_type=None is not supported; supported: albert, bart, bert"),
     ({"architectures": None}, "architectures=None: must name the class .* LlamaForCausalLM"),
     (
         {"architectures": ["LlamaForSequenceClassification"]},

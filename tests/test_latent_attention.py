@@ -101,6 +101,7 @@ def test_decoding_uses_low_rank_updates_of_the_kernels_of_latents() -> None:
     assert relative_error(decode_logits(model, spec, tokens), after) <= 1e-5
 
 
+@pytest.mark.slow
 def test_decoding_uses_quantized_kernels_of_latents() -> None:
     spec = shallow_spec(**ROTARY)
     model, tokens = random_model(spec), random_tokens(spec, padding=False)

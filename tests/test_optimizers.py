@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from small_text_models import PAIRS, corpus, text_model
+from small_text_models import corpus, text_model
 
 import builders
 import functional_models as fm
@@ -26,7 +26,9 @@ def assert_close(found, expected, atol):
         np.testing.assert_allclose(found[name], array, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "muon")) for name in OPTIMIZERS]
+)
 def test_every_optimizer_trains_and_is_restored_from_its_config(name):
     model = text_model("decoder_only", dropout=0.0)
     rows = model.fit(
@@ -100,7 +102,9 @@ def sgd(recipe, model):
     return keras.optimizers.SGD(0.5, gradient_accumulation_steps=parts if parts > 1 else None)
 
 
-@pytest.mark.parametrize("kind", ["decoder_only", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("decoder_only", marks=pytest.mark.slow), "encoder_decoder"]
+)
 def test_a_batch_in_parts_is_trained_as_the_whole(kind, monkeypatch):
     # Adam would divide the rounding errors of gradients by their size.
     monkeypatch.setattr(training, "make_optimizer", sgd)
@@ -156,6 +160,7 @@ def test_averages_are_evaluated_saved_and_kept_and_training_goes_on_from_the_wei
     assert found["loss"] == pytest.approx(best["val_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_with_averages_goes_on_where_it_was_stopped(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -181,11 +186,3 @@ def test_muon_refuses_a_kernel_that_is_no_matrix():
     model = keras.Sequential([keras.Input((3, 7)), layer, keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="no matrix that Muon can train"):
         make_optimizer(dataclasses.replace(RECIPE, optimizer="muon"), model)
-
-
-def test_translators_train_in_parts_of_a_batch_that_do_not_divide_the_pairs():
-    model = text_model("encoder_decoder")
-    rows = model.fit(
-        PAIRS[:7], steps=2, batch_size=4, gradient_accumulation=2, report_every=2, progress=False
-    )
-    assert np.isfinite(rows[-1]["loss"])

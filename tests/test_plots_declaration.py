@@ -300,14 +300,19 @@ def test_letters_of_an_optional_argument_that_is_missing_leave_products_uncounte
 
 SIZES = {"b": 2, "t": 11, "s": 13, "n": 6, "k": 3, "h": 10, "d": 14, "v": 19, "a": 2}
 SIZES |= {"m": 44, "e": 44, "i": 7, "j": 23}  # m = b t a; every expert has one row
-SIZES |= {"1": 1, "u": 9, "l": 5, "r": 4, "g": 6}  # h = r + g
+SIZES |= {"1": 1, "u": 9, "l": 5, "r": 4, "g": 6, "w": 8}  # h = r + g
 NEW = {  # arguments of the classes that need some
     "ALiBiBias": [(SIZES["n"],)],
+    "AttentionTemperature": [(0.1, 5)],
     "CacheUpdate": [(1,), (2,), (3,)],
+    "CausalConvolution": [(SIZES["w"] + 1,)],
+    "ClampedGate": [("silu", 1.5)],
     "ConnectionWeights": [(1, 1e-5)],
+    "CoordinateVectors": [(17, SIZES["d"])],
     "Dispatch": [(SIZES["e"],)],
     "ExpertCapacity": [(1.5, SIZES["e"])],
     "ExpertDense": [(SIZES["e"], SIZES["j"])],
+    "GatedNorm": [(1e-5,)],
     "KernelOf": [
         (
             layers.EinsumDense("bsl,lnh->bsnh", (None, SIZES["n"], SIZES["h"])),
@@ -328,7 +333,9 @@ NEW = {  # arguments of the classes that need some
     "SinusoidalPositions": [(17, SIZES["d"], True)],
     "SlotMask": [(None,), (3,)],
     "SoftCap": [(5.0,)],
+    "StepTowards": [((SIZES["d"],), 0.05)],
     "TopExperts": [(SIZES["a"],)],
+    "UnitNorm": [(1e-5,)],
     "WeightedStreams": [("btmd,btm->btd",), ("btid,btij->btjd",), ("btd,btm->btmd",)],
     "WindowMask": [(5,)],
 }

@@ -67,9 +67,11 @@ def follow_declaration(call: Call, declaration: Declaration) -> None:
     given = [(port, axis_labels(text, len(axes)), axes) for port, text, axes in declared]
     axes = _unite_declared(call, given)
     for letter, factors in declaration.products_of_sizes.items():
-        call.axes.derive_size(axes[letter], (1, tuple(axes[factor] for factor in factors)))
-    if "n" in axes and "k" in axes and call.size(axes["n"]) == call.size(axes["k"]):
-        call.axes.unite(axes["n"], axes["k"])
+        if letter in axes:  # or it is of no tensor outside of the layer
+            call.axes.derive_size(axes[letter], (1, tuple(axes[factor] for factor in factors)))
+    for letter, usual in ("k", "n"), ("u", "h"):  # key/value heads, and the width of a value
+        if letter in axes and usual in axes and call.size(axes[letter]) == call.size(axes[usual]):
+            call.axes.unite(axes[letter], axes[usual])
     call.axes.roles += [(letter, axes[letter]) for letter in "dnkhfvDHW" if letter in axes]
     if "t" in axes and "s" in axes:
         call.axes.attends.append((axes["t"], axes["s"]))

@@ -215,6 +215,9 @@ def declared_flops(call: MeasuredCall, declaration: Declaration) -> Quantity:
         for label, axis in zip(axis_labels(text, len(axes)), axes, strict=True):
             if sizes.get(label, {"": 1}) == {"": 1}:  # an axis of size 1 is broadcast
                 sizes[label] = axis.quantity
+    for letter, factors in declaration.products_of_sizes.items():
+        if letter not in sizes:  # of no tensor outside of the layer
+            sizes[letter] = prod((sizes[factor] for factor in factors), start=Quantity(1))
     return total(_product(sizes, *labels) for labels in product_labels(declaration, sizes))
 
 
