@@ -22,10 +22,11 @@ from builders.spec import KINDS, TransformerSpec
 from functional_models.field_values import parse_field
 from functional_models.recipe import Recipe
 from functional_models.samplers import SAMPLERS, check_options_of, make_sampler
-from functional_models.tokenizers import TOKENIZER_KINDS
-from plots.parsing import parse_value
+from functional_models.tokenizer_files import TOKENIZER_KINDS
 
 DEFAULT = "default: %(default)s"
+MODEL_HELP = "a variant, a model folder, a .keras file, or a graph as JSON"
+DEPTH_OF_DIFF = 3
 
 _SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(TransformerSpec))
 RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
@@ -98,9 +99,15 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}{example}; see {self.prog} --help\n")
 
 
+def _parse(text: str) -> Any:
+    from plots.parsing import parse_value  # the package takes longer to import than most commands
+
+    return parse_value(text)
+
+
 def whole_number(text: str) -> int:
     """Parse a whole number of the command line: 1000, 1_000 or 1e3."""
-    value = parse_value(text)
+    value = _parse(text)
     if isinstance(value, bool) or not isinstance(value, int):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return value
@@ -108,7 +115,7 @@ def whole_number(text: str) -> int:
 
 def real_number(text: str) -> float:
     """Parse a number of the command line: 0.1, .1 or 1e-1."""
-    value = parse_value(text)
+    value = _parse(text)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return float(value)

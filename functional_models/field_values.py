@@ -7,7 +7,6 @@ from typing import Any
 
 from builders import TransformerSpec
 from builders.fields import rule_of
-from plots.parsing import parse_value
 
 
 def parse_field(name: str, text: str) -> Any:
@@ -15,6 +14,8 @@ def parse_field(name: str, text: str) -> Any:
 
     Where `none` is a name that the field takes, as in merge=none, it is that name.
     """
+    from plots.parsing import parse_value  # the package takes longer to import than a spec
+
     value = parse_value(text)
     field = {field.name: field for field in dataclasses.fields(TransformerSpec)}.get(name)
     is_name = field is not None and "none" in rule_of(field).names

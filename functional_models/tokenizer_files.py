@@ -20,6 +20,9 @@ from functional_models.checks import read_manifest
 MANIFEST = "tokenizer.json"
 FORMAT = 2
 
+TOKENIZER_KINDS = ("byte", "word_piece", "sentence_piece", "byte_pair")
+"""Kinds that can be trained."""
+
 _WHITE_SPACE = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u180e\u2000\u2009\u200b\u200d\u2028"
 PROBES = (
     "a".join([*_WHITE_SPACE, "\u2029\u202f\u205f\u2060\u3000\ufeff", "b"]),

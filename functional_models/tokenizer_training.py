@@ -27,7 +27,7 @@ from functional_models.keras_hub_tokenizer import (
     KerasHubTokenizer,
 )
 from functional_models.tokenizer_base import Tokenizer, checked_texts
-from functional_models.tokenizers import TOKENIZER_KINDS
+from functional_models.tokenizer_files import TOKENIZER_KINDS
 
 DEFAULT_VOCABULARY_SIZE = 8000
 

@@ -27,8 +27,6 @@ from functional_models.keras_hub_tokenizer import KerasHubTokenizer, wrapped_ker
 from functional_models.tokenizer_base import Tokenizer
 from functional_models.tokenizer_files import read_tokenizer_file
 
-TOKENIZER_KINDS = ("byte", "word_piece", "sentence_piece", "byte_pair")
-
 _FURTHER_CLASSES = {"hugging_face": HuggingFaceTokenizer, "hugging_face_pieces": PieceTokenizer}
 
 

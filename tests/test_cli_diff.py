@@ -10,7 +10,7 @@ from keras import layers
 
 import plots
 from functional_models.cli import main
-from functional_models.cli_graphs import read_model_or_graph
+from functional_models.graph_commands import read_model_or_graph
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--kind", "decoder_only", "--set", "num_layers=2", "--set", "vocabulary_size=97"]

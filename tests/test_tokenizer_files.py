@@ -10,9 +10,9 @@ import pytest
 from trained_tokenizers import TEXTS
 
 from functional_models.keras_hub_tokenizer import KerasHubTokenizer
-from functional_models.tokenizer_files import first_difference
+from functional_models.tokenizer_files import TOKENIZER_KINDS, first_difference
 from functional_models.tokenizer_training import train_tokenizer
-from functional_models.tokenizers import TOKENIZER_KINDS, as_tokenizer, load_tokenizer
+from functional_models.tokenizers import as_tokenizer, load_tokenizer
 
 
 def test_a_loaded_tokenizer_equals_the_saved_one(tmp_path, tokenizer):

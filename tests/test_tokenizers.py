@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained_tokenizers import TEXTS
 
+from functional_models.tokenizer_files import TOKENIZER_KINDS
 from functional_models.tokenizer_training import train_tokenizer
-from functional_models.tokenizers import TOKENIZER_KINDS, as_tokenizer, load_tokenizer
+from functional_models.tokenizers import as_tokenizer, load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 LOSSLESS = ("byte", "byte_pair", "sentence_piece")

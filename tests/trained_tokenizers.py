@@ -2,8 +2,8 @@
 
 import pytest
 
+from functional_models.tokenizer_files import TOKENIZER_KINDS
 from functional_models.tokenizer_training import train_tokenizer
-from functional_models.tokenizers import TOKENIZER_KINDS
 
 TEXTS = [
     "O preço é de vinte e um reais, e não de R$ 1.234,56.",
