@@ -32,7 +32,7 @@ from functional_models.generation import Generator
 from functional_models.prompts import Prompts
 from functional_models.samplers import make_sampler
 
-MODELS = ("gpt_oss_20b", "llama_4_scout", "llama_4_maverick", "phi_3_5_mini")
+MODELS = ("gpt_oss_20b", "llama4_scout", "llama4_maverick", "phi3.5_mini")
 each_model = pytest.mark.parametrize("name", MODELS)
 LONGROPE: dict[str, Any] = {
     "positions": "rotary",

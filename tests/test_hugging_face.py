@@ -314,8 +314,8 @@ def test_a_padding_token_that_ends_texts_is_not_masked() -> None:
         ("gemma2_2b", "gemma2", {}),
         ("pythia_70m", "gpt_neox", {}),
         ("gpt_oss_20b", "gpt_oss", {}),
-        ("llama_4_scout", "llama4_text", {}),
-        ("phi_3_5_mini", "phi3_longrope", {}),
+        ("llama4_scout", "llama4_text", {}),
+        ("phi3.5_mini", "phi3_longrope", {}),
     ],
 )
 def test_a_variant_of_the_registry_is_wired_as_its_family(

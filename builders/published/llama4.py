@@ -31,7 +31,7 @@ register_family(
         "scale_expert_inputs": True,
     },
     {
-        "llama_4_scout": (
+        "llama4_scout": (
             "107,769,861,120",
             size(
                 48,
@@ -49,7 +49,7 @@ register_family(
                 block_overrides=({}, {}, {}, {**_WHOLE, "qk_norm": False}),
             ),
         ),
-        "llama_4_maverick": (
+        "llama4_maverick": (
             "400,711,848,960",
             size(
                 48,

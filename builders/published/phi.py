@@ -81,7 +81,7 @@ register_family(
         "rotary_original_length": 4096,
     },
     {
-        "phi_3_5_mini": (
+        "phi3.5_mini": (
             "3,821,079,552",
             size(
                 32,
@@ -92,7 +92,7 @@ register_family(
                 rotary_long_factors=_PHI3_5_LONG,
             ),
         ),
-        "phi_4_mini": (
+        "phi4_mini": (
             "3,836,021,760",
             size(
                 32,
