@@ -262,3 +262,20 @@ def test_ids_outside_the_vocabulary_raise(tokens, found):
 def test_tokens_that_are_not_a_vector_of_integers_raise(tokens):
     with pytest.raises(ValueError, match=r"must be integers of shape \(N,\)"):
         check_tokens(tokens, 31, "the array")
+
+
+def test_the_mean_over_parts_is_the_mean_over_the_tokens_of_a_batch():
+    batches = PairBatches(pairs(30), pad_id=PAD, batch_size=12, seed=3)
+    data = training_data(batches, 1, labelled=True, parts=3)
+    inputs, labels, weights = batches.batch(1)
+    losses = np.sqrt(labels + 1.0)
+    means, counts = [], set()
+    for number, (part, *_) in enumerate(itertools.islice(data, 3)):
+        np.testing.assert_array_equal(part["labels"], labels[number::3])
+        np.testing.assert_array_equal(part["inputs"]["source"], inputs["source"][number::3])
+        of_part = np.asarray(part["weights"])
+        (total,) = np.unique(np.asarray(part["total"]))
+        means.append((losses[number::3] * of_part).sum() / total)
+        counts.add(float(of_part.sum()))
+    assert len(counts) > 1
+    assert np.mean(means) == pytest.approx((losses * weights).sum() / weights.sum(), rel=1e-6)

@@ -102,9 +102,8 @@ def sgd(recipe, model):
     return keras.optimizers.SGD(0.5, gradient_accumulation_steps=parts if parts > 1 else None)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("decoder_only", marks=pytest.mark.slow), "encoder_decoder"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["decoder_only", "encoder_decoder"])
 def test_a_batch_in_parts_is_trained_as_the_whole(kind, monkeypatch):
     # Adam would divide the rounding errors of gradients by their size.
     monkeypatch.setattr(training, "make_optimizer", sgd)
@@ -135,6 +134,7 @@ class EveryStep(keras.callbacks.Callback):
         self.seen.append(weights_of(self.model))
 
 
+@pytest.mark.slow
 def test_averages_are_evaluated_saved_and_kept_and_training_goes_on_from_the_weights(tmp_path):
     plain, averaged = EveryStep(), EveryStep()
     text_model("decoder_only").fit(
