@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 from builders.errors import require as _require
+from builders.residual_fields import HYPER_CONNECTIONS
 from builders.spec_fields import SpecFields
+
+_SINES = ("sinusoidal", "sinusoidal_concat", "coordinates")
+ADDED_POSITIONS = ("learned", *_SINES)
+"""Positions that are added to the embeddings, or to the stream before every block."""
+
+
+def check_sines(spec: SpecFields) -> None:
+    """Check the widths and the places of sines and cosines."""
+    if spec.positions not in _SINES:
+        return
+    is_embedded = spec.positions != "coordinates"
+    of_sum = spec.embedding_projection == "sum" and is_embedded
+    width = "embedding_dim" if of_sum else "hidden_dim"
+    _require(
+        spec,
+        width,
+        getattr(spec, width) % 2 == 0,
+        f"even where positions={spec.positions!r}, which are sines and cosines in pairs",
+        "change the width, or the positions",
+    )
+    _require(
+        spec,
+        "positions",
+        is_embedded or spec.merge not in HYPER_CONNECTIONS,
+        f"another value where merge={spec.merge!r}, whose streams have no one place to add to",
+        "use positions='sinusoidal'",
+    )
 
 
 def check_rotary(spec: SpecFields) -> None:
     """Check the channels that are rotated, and the scaling of their frequencies."""
+    if spec.positions != "rotary":
+        return
     _require(
         spec,
         "rotary_dim",
@@ -80,6 +110,8 @@ def _check_longrope(spec: SpecFields) -> None:
 
 def check_relative(spec: SpecFields) -> None:
     """Check the buckets of distances."""
+    if spec.positions != "relative":
+        return
     # An encoder uses half of the buckets for later keys, and half of those are for one distance.
     divisor = 2 if spec.kind == "decoder_only" else 4
     _require(
