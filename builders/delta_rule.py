@@ -116,6 +116,9 @@ class DeltaRule(keras.layers.Layer):
         "sizes": {"s": "t"},
     }
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)  # which would round the state
+
     def call(
         self,
         query: Tensor,
