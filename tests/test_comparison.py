@@ -386,4 +386,4 @@ def test_language_models_are_compared(tmp_path):
     spec = builders.TransformerSpec(kind="decoder_only", **{**SIZES, "max_sequence_length": 17})
     study = run(tmp_path, {"lm": spec}, data=corpus("decoder_only"))
     assert study.results[0]["perplexity"] > 1
-    assert (tmp_path / "samples.md").read_text().startswith("**")
+    assert (tmp_path / "samples.md").read_text().startswith("| prompt")

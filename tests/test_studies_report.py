@@ -244,8 +244,9 @@ def test_charts_are_drawn_on_every_screen(tmp_path, browser, scheme, width):  # 
     page.wait_for_timeout(2000)
     charts = page.query_selector_all("[data-root-id] > *")
     # By tokens, operations and seconds; differences; learning rates; and inside: signals, gradients
-    # and attention before and after, updates, and losses by position and by class.
-    assert len(charts) == 5 + 2 * 3 + 1 + 2
+    # and attention before, early and after, updates early and after, and losses by position and by
+    # class.
+    assert len(charts) == 5 + 3 * 3 + 2 + 2
     for chart in charts:
         box = chart.bounding_box()
         assert 100 < box["height"] < 500
