@@ -8,6 +8,7 @@ import keras
 from keras import KerasTensor, ops
 
 from builders.elementwise import capped
+from builders.fused import fused_softmax, is_fusing
 
 Tensor = Any
 
@@ -18,13 +19,19 @@ def repeat_key_value_heads(x: Tensor, heads: int) -> Tensor:
     return x if groups == 1 else ops.repeat(x, groups, axis=2)
 
 
-def masked_softmax(scores: Tensor, mask: Tensor | None, sinks: Tensor | None = None) -> Tensor:
-    """Return attention weights in float32: (b, n, t, s), mask (1 or b, 1 or t, s) -> same.
+def masked_softmax(
+    scores: Tensor, mask: Tensor | None, sinks: Tensor | None = None, *, dtype: str
+) -> Tensor:
+    """Return attention weights: (b, n, t, s), mask (1 or b, 1 or t, s) -> (b, n, t, s).
+
+    They are computed in float32, and returned in `dtype`.
 
     With sinks, (1, n, 1, 1), they are those of a softmax over the scores and the sink, without the
     weight of the sink. A query whose keys are all masked gets equal weights for all keys, or zeros
     with sinks, and not NaN.
     """
+    if is_fusing() and sinks is None and scores.dtype == dtype:
+        return fused_softmax(scores, None if mask is None else mask[:, None])
     scores = ops.cast(scores, "float32")
     if mask is not None:
         scores = ops.where(mask[:, None], scores, -3e38)  # finite in float32
@@ -34,9 +41,12 @@ def masked_softmax(scores: Tensor, mask: Tensor | None, sinks: Tensor | None = N
         largest = ops.stop_gradient(largest)
         weights = ops.exp(scores - largest)
         total = ops.sum(weights, axis=-1, keepdims=True) + ops.exp(sinks - largest)
-        return weights / total
-    # `ops.softmax` would warn about a softmax over one key.
-    return scores * 0 + 1 if scores.shape[-1] == 1 else ops.softmax(scores, axis=-1)
+        weights = weights / total
+    elif scores.shape[-1] == 1:  # `ops.softmax` would warn about a softmax over one key
+        weights = scores * 0 + 1
+    else:
+        weights = ops.softmax(scores, axis=-1)
+    return ops.cast(weights, dtype)
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -160,8 +170,9 @@ class DotProductAttention(Scaled):
             # Keras has no fused attention there or with sinks, and JAX none for values of another
             # width. With the heads first, it takes two thirds.
             query, key, value = (ops.swapaxes(x, 1, 2) for x in (self.scaled(query), key, value))
-            weights = masked_softmax(ops.einsum("bnth,bnsh->bnts", query, key), mask, sinks)
-            return ops.swapaxes(ops.matmul(ops.cast(weights, value.dtype), value), 1, 2)
+            scores = ops.einsum("bnth,bnsh->bnts", query, key)
+            weights = masked_softmax(scores, mask, sinks, dtype=value.dtype)
+            return ops.swapaxes(ops.matmul(weights, value), 1, 2)
         if mask is not None:
             mask = mask[:, None]  # the same for every head
         return ops.dot_product_attention(query, key, value, mask=mask, scale=self.scale)
@@ -223,7 +234,7 @@ class MaskedSoftmax(keras.layers.Layer):
     def call(
         self, scores: Tensor, mask: Tensor | None = None, sinks: Tensor | None = None
     ) -> Tensor:
-        return ops.cast(masked_softmax(scores, mask, sinks), self.compute_dtype)
+        return masked_softmax(scores, mask, sinks, dtype=self.compute_dtype)
 
     def compute_output_spec(
         self,
@@ -307,4 +318,4 @@ class AttendToCache(DotProductAttention):
             scores = capped(scores, self.soft_cap)
         if bias is not None:
             scores = scores + ops.cast(bias, "float32")
-        return ops.cast(masked_softmax(scores, mask, sinks), self.compute_dtype)
+        return masked_softmax(scores, mask, sinks, dtype=self.compute_dtype)

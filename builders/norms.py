@@ -13,6 +13,7 @@ from keras import KerasTensor, ops
 from builders.components import component, register_component
 from builders.depth import depth_factor
 from builders.elementwise import LearnedScale, scale
+from builders.fused import fused_norm, is_fusing
 from builders.scope import LayerScope
 
 Tensor = Any
@@ -58,7 +59,7 @@ def layer_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     spec = scope.spec
     return scope.layer(
         name,
-        keras.layers.LayerNormalization,
+        LayerNormalization,
         epsilon=spec.norm_epsilon,
         center=spec.norm_bias,
         scale=spec.norm_gain,
@@ -69,7 +70,7 @@ def layer_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
 def rms_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     """x / sqrt(mean square + epsilon) * scale (Zhang and Sennrich 2019, section 4)."""
     spec = scope.spec
-    layer = UnitOffsetRMSNormalization if spec.norm_offset else keras.layers.RMSNormalization
+    layer = UnitOffsetRMSNormalization if spec.norm_offset else RMSNormalization
     layer = layer if spec.norm_gain else PlainRMSNormalization
     return scope.layer(name, layer, epsilon=spec.norm_epsilon)(x)
 
@@ -78,6 +79,33 @@ def rms_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
 def unit_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
     """x / ||x||, without weights (Loshchilov et al. 2024, nGPT)."""
     return scope.layer(name, UnitNorm, scope.spec.norm_epsilon)(x)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class LayerNormalization(keras.layers.LayerNormalization):
+    """That of Keras over the last axis, with fused kernels where they are used."""
+
+    def call(self, inputs: Tensor) -> Tensor:
+        if not is_fusing() or isinstance(inputs, KerasTensor):
+            return super().call(inputs)
+        weights = [weight for weight in (self.gamma, self.beta) if weight is not None]
+        y = fused_norm(inputs, weights, self.epsilon, centred=True)
+        return ops.cast(y, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class RMSNormalization(keras.layers.RMSNormalization):
+    """That of Keras over the last axis, with fused kernels where they are used."""
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.normalized(x, self.scale)
+
+    def normalized(self, x: Tensor, *gain: Tensor) -> Tensor:
+        """Return x / sqrt(mean square + epsilon) * gain."""
+        if is_fusing() and not isinstance(x, KerasTensor):
+            return fused_norm(x, gain, self.epsilon, centred=False)
+        scale = gain[0] if gain else None
+        return ops.rms_normalization(x, scale=scale, axis=-1, epsilon=self.epsilon)
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -107,18 +135,18 @@ class UnitNorm(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class PlainRMSNormalization(keras.layers.RMSNormalization):
+class PlainRMSNormalization(RMSNormalization):
     """RMS norm without weights: (..., d) -> (..., d)."""
 
     def build(self, input_shape: Any) -> None:
         self.built = True
 
     def call(self, x: Tensor) -> Tensor:
-        return ops.rms_normalization(x, axis=-1, epsilon=self.epsilon)
+        return self.normalized(x)
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class UnitOffsetRMSNormalization(keras.layers.RMSNormalization):
+class UnitOffsetRMSNormalization(RMSNormalization):
     """RMS norm times 1 + scale, with scale starting at zero, as in Gemma: (..., d) -> (..., d)."""
 
     def build(self, input_shape: Any) -> None:
@@ -129,4 +157,4 @@ class UnitOffsetRMSNormalization(keras.layers.RMSNormalization):
         self.built = True
 
     def call(self, x: Tensor) -> Tensor:
-        return ops.rms_normalization(x, scale=1 + self.scale, axis=-1, epsilon=self.epsilon)
+        return self.normalized(x, 1 + self.scale)

@@ -169,11 +169,30 @@ def token_losses(
     mean = ops.sum(loss * weights) / total
     if not needs_gradient:
         return mean, results
-    # A linear function that is zero here, and has the gradients that are known already.
-    for variable, gradient in zip([features, *trained], [*slopes, *sums], strict=True):
-        linear = ops.sum(ops.cast(variable, "float32") * ops.cast(detached(gradient), "float32"))
-        mean = mean + (linear - detached(linear)) / total
-    return mean, results
+    return _with_gradients(mean, [features, *trained], [*slopes, *sums], 1 / total), results
+
+
+def _with_gradients(
+    loss: Tensor, sources: Sequence[Any], gradients: Sequence[Tensor], factor: Tensor
+) -> Tensor:
+    """Return the loss, whose gradients with respect to the sources are known but for a factor."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.custom_gradient
+        def known(*tensors: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+            def gradient(upstream: Tensor) -> list[Tensor]:
+                scaled = (factor * upstream * tf.cast(g, "float32") for g in gradients)
+                return [tf.cast(g, x.dtype) for g, x in zip(scaled, tensors, strict=True)]
+
+            return tf.identity(loss), gradient
+
+        return known(*map(ops.convert_to_tensor, sources))
+    # A linear function that is zero here, and has these gradients.
+    for source, gradient in zip(sources, gradients, strict=True):
+        linear = ops.sum(ops.cast(source, "float32") * ops.cast(detached(gradient), "float32"))
+        loss = loss + (linear - detached(linear)) * factor
+    return loss
 
 
 def _product(x: Tensor, table: Tensor, *, transposed: bool) -> Tensor:

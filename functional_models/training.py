@@ -16,6 +16,7 @@ from functional_models.averages import Averages
 from functional_models.batches import Batches, evaluation_data, training_data
 from functional_models.callbacks import Checkpoint, Record, Row, SampleText
 from functional_models.losses import TokenCrossEntropy, token_metrics
+from functional_models.memory import keep_again
 from functional_models.optimizers import make_optimizer
 from functional_models.progress import Progress, header
 from functional_models.recipe import Recipe
@@ -206,5 +207,10 @@ def _callbacks_of(
     def stop(*_: Any, **__: Any) -> None:
         graph.stop_training = model.stop_training
 
-    follow = keras.callbacks.LambdaCallback(on_train_batch_end=stop, on_epoch_end=stop)
+    def after(batch: int, **_: Any) -> None:
+        stop()
+        if batch == 0:  # all iterators exist now
+            keep_again()
+
+    follow = keras.callbacks.LambdaCallback(on_train_batch_end=after, on_epoch_end=stop)
     return keras.callbacks.CallbackList([*watchers, follow], add_history=True, model=model)
