@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quick import slow_unless
 from small_models import logits_of
 from small_text_models import SIZES, corpus, text_model
 
@@ -27,7 +28,10 @@ def mean_reply_loss(lm, pairs):
     return np.mean(losses), len(losses)
 
 
-@pytest.mark.parametrize("packing", ["stream", "documents"])
+packings = slow_unless(lambda packing: packing == "documents", ("stream", "documents"))
+
+
+@pytest.mark.parametrize("packing", packings)
 def test_evaluation_has_the_loss_of_the_replies_alone(packing):
     lm = text_model("decoder_only")
     loss, tokens = mean_reply_loss(lm, PAIRS)
@@ -38,6 +42,7 @@ def test_evaluation_has_the_loss_of_the_replies_alone(packing):
     assert found["bits_per_character"] == pytest.approx(bits, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "documents"])
 def test_training_lowers_the_loss_of_the_replies(packing):
     lm = text_model("decoder_only", dropout=0.0)
@@ -47,6 +52,7 @@ def test_training_lowers_the_loss_of_the_replies(packing):
     assert mean_reply_loss(lm, PAIRS)[0] < before - 0.3
 
 
+@pytest.mark.slow
 def test_a_parallel_corpus_is_prompts_and_replies():
     lm = text_model("decoder_only")
     pairs = corpus("encoder_decoder")
@@ -168,6 +174,7 @@ def test_a_template_that_changes_the_prompt_is_refused():
         encode_examples(tokenizer, CHATS)
 
 
+@pytest.mark.slow
 def test_the_longest_example_fills_a_row():
     lm = text_model("decoder_only")
     pairs = [("c" * 11, "d" * 8)]  # 20 ids with the end token, of which 19 are read

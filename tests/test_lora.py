@@ -73,6 +73,7 @@ def test_an_adapter_adds_a_product_of_low_rank_and_merging_keeps_the_logits(kind
     assert len(lm.model.trainable_weights) == len(text_model(kind).model.trainable_weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_graph_of_a_model_has_its_adapters(kind):
     lm = text_model(kind)
@@ -90,6 +91,7 @@ def test_every_graph_of_a_model_has_its_adapters(kind):
     assert outputs() == with_adapters != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_only_the_adapters_train(optimizer):
     lm = text_model("decoder_only")
@@ -131,6 +133,7 @@ def test_saved_adapters_are_loaded_as_adapters(tmp_path):
     np.testing.assert_allclose(merged, logits_of(lm.model, tokens), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_keeps_its_best_and_goes_on(tmp_path):
     def started():
         lm = text_model("decoder_only", dropout=0.0)
@@ -206,6 +209,7 @@ def test_constrained_kernels_are_refused():
         lm.enable_lora(2)
 
 
+@pytest.mark.slow
 def test_frozen_layers_do_not_train(tmp_path):
     lm = text_model("decoder_only")
     frozen = lm.freeze(["*embedding", "*.feedforward.*"])
@@ -232,6 +236,7 @@ def test_frozen_layers_do_not_train(tmp_path):
         lm.freeze("encoder.*")
 
 
+@pytest.mark.slow
 def test_evaluation_of_one_model_follows_its_adapters():
     lm = text_model("decoder_only")
     first = lm.evaluate(TEXT, batch_size=3)["loss"]

@@ -142,9 +142,12 @@ def one_step(model, wiring, batch):
     return logs["loss"], after
 
 
-@pytest.mark.parametrize("changes", [CASES[QUICK[0]], CASES["deltas and attention"]])
-def test_a_step_on_packed_documents_is_one_on_each_document_in_a_row(changes):
-    spec = small_spec(**changes)
+STEPS = slow_unless(lambda name: name == QUICK[0], (QUICK[0], "deltas and attention"))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_on_packed_documents_is_one_on_each_document_in_a_row(name):
+    spec = small_spec(**CASES[name])
     model = random_model(spec)
     tokens, documents = packed_rows(spec)
     labels = np.random.default_rng(1).integers(0, spec.vocabulary_size, tokens.shape, "int32")
@@ -249,6 +252,7 @@ def test_evaluation_has_the_loss_of_each_document_alone():
         lm.evaluate(DOCUMENTS, packing="rows")
 
 
+@pytest.mark.slow
 def test_training_packed_documents_trains_the_model(tmp_path):
     lm = text_model("decoder_only", dropout=0.0)
     before = loss_of_each_alone(lm)
