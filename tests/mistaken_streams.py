@@ -100,7 +100,23 @@ def no_final_norm(wrong):
     return keras.Model(x, labels(y if wrong else norm(y)))
 
 
+def head_before_the_final_norm(wrong):
+    x = ids()
+    end = stepwise(embedded(x), pre)
+    y = norm(end)
+    return keras.Model(x, [layers.Dense(TOKENS)(y), layers.Dense(1)(end if wrong else y)])
+
+
 # Skip paths -------------------------------------------------------------------------------------
+
+
+def product_for_a_sum(wrong):
+    def sublayer(y, f):
+        z = f(norm(y))
+        return y * z if wrong else y + z
+
+    x = ids()
+    return keras.Model(x, labels(norm(stepwise(embedded(x), sublayer))))
 
 
 def added_to_itself(wrong):

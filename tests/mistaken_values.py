@@ -153,3 +153,13 @@ def softmax_in_a_layer(wrong):
     x = keras.Input((T, 3))
     y = Weighting(1 if wrong else -1)(*(layers.Dense(D)(x) for _ in range(3)))
     return keras.Model(x, layers.Dense(CLASSES)(y))
+
+
+def equal_queries(wrong):
+    """Queries of a detector: rows of a table, for one index each or all for the same."""
+    x = keras.Input((T, 5))
+    index = ops.zeros_like(ops.cast(x[:, :4, 0], "int32"))
+    index = index if wrong else index + ops.arange(4)
+    queries = layers.Embedding(4, D)(index)
+    y = queries + layers.MultiHeadAttention(2, 3)(queries, layers.Dense(D)(x))
+    return keras.Model(x, layers.Dense(3)(layers.LayerNormalization()(y)))

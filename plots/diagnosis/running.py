@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,7 @@ from plots.registry import find_plugin
 if TYPE_CHECKING:
     import keras
 
+    from plots.checking import Trial
     from plots.checking.results import Check
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -72,6 +73,7 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
         for node_id, own in found.seen.items()
         if node_id in graph.index
     ]
+    seen += [Note("fixed", (node_id,), "") for node_id in _without_noise(graph, trial)]
     diagnosed = diagnose(replace(graph, notes=(*graph.notes, *seen)))
     rules = [note for note in diagnosed.notes if note not in seen]
     kept = [note for note in rules if not _is_superseded(note, found.checks)]
@@ -89,6 +91,18 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
     notes = [Note("description", (), text)] if text else []
     placed = [replace(note, about=_places(graph, note.about)) for note in said]
     return replace(diagnosed, notes=_merged(kept, [*notes, *placed]))
+
+
+def _without_noise(graph: Graph, trial: Trial) -> Iterator[str]:
+    """Yield the calls inside of models and functions that return the same numbers with any seed."""
+    if "values" not in vars(trial):
+        return
+    random = {node_id for node_id, _ in trial.random}
+    known = trial.graph.index.keys()
+    for node in graph.nodes:
+        around = [place for place in (*node.opened, node.id) if place in known]
+        if node.opened and around and random.isdisjoint(around):
+            yield node.id
 
 
 def _with_functions(graph: Graph, model: keras.Model) -> Graph:
