@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from plots.annotations import Note
 from plots.arguments import collection_paused
 from plots.graph import Graph, Node
-from plots.layers import TRACED
 from plots.registry import find_plugin
 
 if TYPE_CHECKING:
@@ -110,8 +109,8 @@ def _with_functions(graph: Graph, model: keras.Model) -> Graph:
     from plots.reading import read_calls
 
     def is_function(node: Node) -> bool:
-        is_own = TRACED in node.traits and node.declaration is None
-        return node.kind == "layer" and not node.parameters and (node.is_a({"Lambda"}) or is_own)
+        is_own = bool(node.call_class) and node.declaration is None
+        return node.kind == "layer" and (node.is_a({"Lambda"}) or is_own)
 
     if not any(map(is_function, graph.nodes)):
         return graph
