@@ -17,9 +17,12 @@ from mistaken_values import (
     mean_of_squares,
     pooled_in_a_function,
     power_of_the_variance,
+    reciprocal_root,
     rotated_apart,
     softmax_in_a_layer,
     stopped_inside,
+    tokens_shifted_left,
+    unused_gains,
 )
 from model_bricks import T
 
@@ -31,6 +34,9 @@ FOUND = {
     "mean of squares": (mean_of_squares, "8 times smaller", "finding"),
     "distances added": (distances_added, "prefer what is far", "finding"),
     "rotated apart": (rotated_apart, "do not cancel", "finding"),
+    "unused gains": (unused_gains, "does not use them", "finding"),
+    "reciprocal root": (reciprocal_root, "64 times larger", "finding"),
+    "tokens shifted left": (tokens_shifted_left, "up to 1 later position, and", "finding"),
     "equal queries": (equal_queries, "Queries that are all equal", "finding"),
     "equal units": (equal_units, "Units that stay equal", "finding"),
     "gains of zero": (gains_of_zero, "one behind the other", "finding"),

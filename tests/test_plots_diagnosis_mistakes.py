@@ -93,10 +93,12 @@ from mistaken_models import (
 )
 from mistaken_streams import (
     added_to_itself,
+    always_training,
     attention_without_a_skip_path,
     batch_norm_over_rows,
     block_without_its_addition,
     branch_ends_with_relu,
+    channels_joined_to_the_batch,
     dropout_on_the_stream,
     head_before_the_final_norm,
     joined_with_itself,
@@ -110,6 +112,8 @@ from mistaken_streams import (
     norm_on_queries_alone,
     norm_over_one_feature,
     norm_over_positions,
+    norms_on_keys_and_values,
+    one_part_twice,
     one_shortcut_for_all,
     positions_of_the_source,
     product_for_a_sum,
@@ -119,6 +123,7 @@ from mistaken_streams import (
     skip_path_before_the_norm,
     swapped_memory,
     takes_a_branch,
+    values_of_the_target,
 )
 from mistaken_weights import (
     attention_of_features,
@@ -197,6 +202,11 @@ MISTAKES = {
     "skip path after the norm": Mistake(skip_path_after_the_norm, "wrong side of a norm"),
     "skip path before the norm": Mistake(skip_path_before_the_norm, "wrong side of a norm"),
     "no final norm": Mistake(no_final_norm, "without a final norm"),
+    "one part twice": Mistake(one_part_twice, "joined with itself"),
+    "always training": Mistake(always_training, "training=True", "remark"),
+    "norms on keys and values": Mistake(norms_on_keys_and_values, "not on queries"),
+    "values of the target": Mistake(values_of_the_target, "two sequences"),
+    "channels joined to the batch": Mistake(channels_joined_to_the_batch, "A reshape mixes axes"),
     "head before the final norm": Mistake(head_before_the_final_norm, "before the final norm"),
     "product for a sum": Mistake(product_for_a_sum, "in the place of a sum", "remark"),
     "one shortcut for all": Mistake(one_shortcut_for_all, "same shortcut at each of 4"),

@@ -65,7 +65,7 @@ class Check:
             "ignored" or "seen"; for order "known", "unknown", "equal", "turned apart" or "far
             first"; for a batch "independent", "mixed", "counted" or "random"; for weights "alive",
             "dead" or "equal"; "shared"; "finite", "near the limit", "overflowing", "vanishing",
-            "shrinking"
+            "shrinking", "growing"
             or "not finite".
         note: Of the kind "description" (a statement), "finding" (a mistake) or "remark" (it may be
             meant), with the ids of calls in `plots.read_graph(model, open_nested=True)`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 from plots.annotations import SkipPath
@@ -38,20 +39,32 @@ def blocks_of(graph: Graph, streams: Sequence[Stream], own: Sequence[Attention])
     """Return the blocks of the stack that has these attentions.
 
     Each self-attention is in a block of its own, with the other sublayers around it, of which a
-    Conformer has three. Where other sublayers stand in the places of attentions, as in a hybrid of
-    attention and linear recurrences (Jamba, Qwen3-Next), each that mixes positions makes a block
-    with the pointwise one behind it.
+    Conformer has three; those that follow each other, along other axes, are in one. Where other
+    sublayers stand in the places of attentions, as in a hybrid of attention and linear recurrences
+    (Jamba, Qwen3-Next), each that mixes positions makes a block with the pointwise one behind it.
     """
     number = sum(attention.is_self for attention in own) or len(own)
     outputs = {attention.output for attention in own}
     paths = [p for s in streams if not outputs.isdisjoint(s.bypassed) for p in s.paths]
     kinds = [_mixing(graph, path, outputs) for path in paths]
+    selves = {attention.output for attention in own if attention.is_self}
+    number -= _in_a_row(kinds, [not selves.isdisjoint(path.bypassed) for path in paths])
     first, second = kinds[::2], kinds[1::2]
     alternates = len(first) == len(second) and "pointwise" not in first
     if not alternates or set(second) != {"pointwise"} or set(first) == {"attention"}:
         return Blocks(number, number)
     attending = first.count("attention")
     return Blocks(None if "unknown" in first else len(first), attending)
+
+
+def _in_a_row(kinds: Sequence[Mixing], attends: Sequence[bool]) -> int:
+    """Return how many self-attentions directly follow another one, as often in each block.
+
+    As in blocks that attend along rows, then along columns, before a feed-forward.
+    """
+    runs = [len([*run]) for attending, run in groupby(attends) if attending]
+    is_regular = "pointwise" in kinds and len(runs) > 1 and len({*runs}) == 1
+    return sum(runs) - len(runs) if is_regular else 0
 
 
 def _mixing(graph: Graph, path: SkipPath, attended: set[str]) -> Mixing:
