@@ -100,7 +100,63 @@ def no_final_norm(wrong):
     return keras.Model(x, labels(y if wrong else norm(y)))
 
 
+def head_before_the_final_norm(wrong):
+    x = ids()
+    end = stepwise(embedded(x), pre)
+    y = norm(end)
+    return keras.Model(x, [layers.Dense(TOKENS)(y), layers.Dense(1)(end if wrong else y)])
+
+
 # Skip paths -------------------------------------------------------------------------------------
+
+
+def product_for_a_sum(wrong):
+    x = ids()
+    y = stepwise(embedded(x), pre)
+    z = ffn(norm(y))
+    return keras.Model(x, labels(norm(y * z if wrong else y + z)))
+
+
+def one_part_twice(wrong):
+    def model(image):
+        x = layers.Conv2D(8, 3, padding="same", activation="relu")(image)
+        last = x[:, 1::2, ::2] if wrong else x[:, 1::2, 1::2]
+        x = layers.Concatenate()([x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], last])
+        x = layers.Dense(5, activation="relu")(norm(x))
+        return layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(x))
+
+    return of_image(model, 12)
+
+
+def always_training(wrong):
+    x = keras.Input((5,))
+    drop = layers.Dropout(0.2)
+    y = drop(layers.Dense(3)(x), training=True) if wrong else drop(layers.Dense(3)(x))
+    return keras.Model(x, layers.Dense(CLASSES)(y))
+
+
+def norms_on_keys_and_values(wrong):
+    x = ids()
+    y = embedded(x)
+    query, key, value = (layers.Dense(D)(y) for _ in range(3))
+    query, value = (query, norm(value)) if wrong else (norm(query), value)
+    scores = ops.matmul(query, ops.transpose(norm(key), (0, 2, 1))) / D**0.5
+    return keras.Model(x, labels(norm(y + ops.matmul(ops.softmax(scores), value))))
+
+
+def values_of_the_target(wrong):
+    source, target = ids(), ids()
+    memory = stacked(embedded(source), attend, ffn)
+    y = norm(embedded(target))
+    z = layers.MultiHeadAttention(3, 2)(query=y, key=memory, value=y if wrong else memory)
+    return keras.Model([source, target], layers.Dense(TOKENS)(y + z))
+
+
+def channels_joined_to_the_batch(wrong):
+    x = keras.Input((24, 3))
+    y = ops.reshape(x if wrong else ops.transpose(x, (0, 2, 1)), (-1, 6, 4))
+    y = layers.Flatten()(attend(layers.Dense(D)(y)))
+    return keras.Model(x, ops.reshape(layers.Dense(5)(y), (-1, 3, 5)))
 
 
 def added_to_itself(wrong):

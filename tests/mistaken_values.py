@@ -153,3 +153,48 @@ def softmax_in_a_layer(wrong):
     x = keras.Input((T, 3))
     y = Weighting(1 if wrong else -1)(*(layers.Dense(D)(x) for _ in range(3)))
     return keras.Model(x, layers.Dense(CLASSES)(y))
+
+
+class Gains(layers.Layer):
+    """Multiplies features by trained numbers, or does not use them."""
+
+    def __init__(self, is_used, **options):
+        super().__init__(**options)
+        self.is_used = is_used
+
+    def build(self, shape):
+        self.gains = self.add_weight(shape=shape[-1:], initializer="random_normal")
+
+    def call(self, x):
+        return ops.tanh(x * self.gains if self.is_used else x)
+
+
+def unused_gains(wrong):
+    x = keras.Input((T, 5))
+    return keras.Model(x, layers.Dense(CLASSES)(Gains(not wrong)(layers.Dense(D)(x))))
+
+
+def reciprocal_root(wrong):
+    x = keras.Input((T, 5))
+    y = layers.Dense(D)(x)
+    root = ops.rsqrt(ops.mean(ops.square(y), axis=-1, keepdims=True) + 1e-6)
+    return keras.Model(x, layers.Dense(CLASSES)(y / root if wrong else y * root))
+
+
+def tokens_shifted_left(wrong):
+    x = keras.Input((T,), dtype="int32")
+    start = ops.ones_like(x[:, :1])
+    given = ops.concatenate([x[:, 1:], start] if wrong else [start, x[:, :-1]], axis=1)
+    y = embedded(given)
+    y = y + attend(layers.LayerNormalization()(y), use_causal_mask=True)
+    return keras.Model(x, layers.Dense(TOKENS)(layers.LayerNormalization()(y)))
+
+
+def equal_queries(wrong):
+    """Queries of a detector: rows of a table, for one index each or all for the same."""
+    x = keras.Input((T, 5))
+    index = ops.zeros_like(ops.cast(x[:, :4, 0], "int32"))
+    index = index if wrong else index + ops.arange(4)
+    queries = layers.Embedding(4, D)(index)
+    y = queries + layers.MultiHeadAttention(2, 3)(queries, layers.Dense(D)(x))
+    return keras.Model(x, layers.Dense(3)(layers.LayerNormalization()(y)))

@@ -3,10 +3,12 @@
 import re
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 from mistaken_values import (
     distances_added,
+    equal_queries,
     equal_units,
     frozen_table,
     gains_of_zero,
@@ -15,9 +17,12 @@ from mistaken_values import (
     mean_of_squares,
     pooled_in_a_function,
     power_of_the_variance,
+    reciprocal_root,
     rotated_apart,
     softmax_in_a_layer,
     stopped_inside,
+    tokens_shifted_left,
+    unused_gains,
 )
 from model_bricks import T
 
@@ -29,6 +34,10 @@ FOUND = {
     "mean of squares": (mean_of_squares, "8 times smaller", "finding"),
     "distances added": (distances_added, "prefer what is far", "finding"),
     "rotated apart": (rotated_apart, "do not cancel", "finding"),
+    "unused gains": (unused_gains, "does not use them", "finding"),
+    "reciprocal root": (reciprocal_root, "64 times larger", "finding"),
+    "tokens shifted left": (tokens_shifted_left, "up to 1 later position, and", "finding"),
+    "equal queries": (equal_queries, "Queries that are all equal", "finding"),
     "equal units": (equal_units, "Units that stay equal", "finding"),
     "gains of zero": (gains_of_zero, "one behind the other", "finding"),
     "mask of the first sample": (mask_of_the_first_sample, "with the other samples", "finding"),
@@ -50,6 +59,21 @@ def test_a_mistake_in_values_is_found_and_nothing_once_it_is_put_right(name):
     assert note.about
     right = told(build(False))
     assert not [n.text for n in right if n.kind == "finding" or re.search(words, n.text)]
+
+
+@pytest.mark.parametrize("how", ["made once", "drawn"])
+def test_noise_inside_a_function_is_found_if_it_is_the_same_in_each_run(how):
+    x = keras.Input((5,))
+    once = np.random.default_rng(0).standard_normal(3).astype("float32")
+
+    def sample(given):
+        mean, deviation = given
+        noise = once if how == "made once" else keras.random.normal(ops.shape(mean))
+        return mean + ops.exp(deviation) * noise
+
+    latent = layers.Lambda(sample)([layers.Dense(3)(x), layers.Dense(3)(x)])
+    found = [n.text for n in plots.findings(keras.Model(x, layers.Dense(2)(latent)))]
+    assert any("Noise that is a constant" in text for text in found) == (how == "made once")
 
 
 @pytest.mark.parametrize("hidden", [0.0, 1.0])

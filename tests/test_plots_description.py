@@ -262,6 +262,20 @@ DESCRIBED = {
         lambda: of_series(state_space, ffn),
         "^Pre-norm residual network: 2 residual paths; Layer",
     ),
+    "hybrid of convolutions and attention": (
+        lambda: of_tokens(filtered, ffn, causal, ffn, filtered, ffn),
+        r"^Pre-norm Transformer decoder: 3 blocks with 6 residual paths, final norm; "
+        r"causal self-attention in 1 of 3 blocks; ",
+    ),
+    "convolution, attention and feed-forward": (
+        lambda: of_tokens(filtered, causal, ffn, filtered, causal, ffn),
+        r"^Pre-norm Transformer decoder: 2 blocks with 6 residual paths, final norm; "
+        r"causal self-attention; ",
+    ),
+    "hybrid of retention and attention": (
+        lambda: of_tokens(retention, ffn, causal, ffn),
+        r"^Pre-norm Transformer decoder: 4 residual paths, final norm; causal self-attention; ",
+    ),
     "mixture of experts": (
         lambda: (
             language_model(lambda x: causal(x))
@@ -326,6 +340,15 @@ MASKS = ("one off", "inverted", "too small", "times a mask", "of ones", "off by 
 RIGHT = [kind for kind in DESCRIBED if not any(word in kind for word in MASKS)]
 MISTAKEN = {"mixed masks", "Bidirectional decoder", "projections of themselves"}
 MISTAKEN |= {k for k in RIGHT if k.startswith("position")}
+
+
+def of_tokens(*functions):
+    x = ids()
+    return keras.Model(x, layers.Dense(7)(stacked(embedded(x), *functions)))
+
+
+def filtered(x):
+    return layers.Conv1D(D, 3, padding="causal", activation="relu")(x)
 
 
 def projected(x):

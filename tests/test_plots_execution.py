@@ -97,7 +97,18 @@ def structured_arguments():
     return keras.Model([left, right], Difference()(Pair(right, left), others))
 
 
+def fitted():
+    """Nested models whose inputs have one axis more or fewer, or are integers."""
+    one, none = keras.Input((1,)), keras.Input(())
+    wider, narrower = keras.Model(one, layers.Dense(5)(one)), keras.Model(none, none * 2.0 + 1.0)
+    number = keras.Input((), dtype="int32")
+    rounded = keras.Model(number, layers.Embedding(7, 5)(number))
+    x, y = keras.Input(()), keras.Input((1,))
+    return keras.Model([x, y], [wider(x), narrower(y), rounded(ops.clip(ops.abs(x), 0, 6))])
+
+
 MODELS = {
+    "fitted": fitted,
     "decoder": lambda: DECODER,
     "translator": plots_models.encoder_decoder,
     "masks": masked_translator,

@@ -15,7 +15,8 @@ position, what stands at padded positions, the order of positions, another row. 
     attention      what each self-attention sees, found by running it alone
     lines          which outputs have the positions of an input, and where the future comes in
     claims         what says that no later position is seen
-    causality, padding, order, rotations, biases, batch, weights, units, sharing, numbers, scales
+    causality, padding, order, queries, rotations, biases, batch, weights, units, sharing, numbers,
+    scales
                     the properties
 
 The weights and states of the model stay as they are. Trainable weights that are all zero, such as
@@ -39,6 +40,7 @@ from plots.checking.frozen import check_frozen
 from plots.checking.numbers import check_numbers
 from plots.checking.order import check_order
 from plots.checking.padding import check_padding
+from plots.checking.queries import check_queries
 from plots.checking.randomness import global_seed_kept
 from plots.checking.results import Check, Witness
 from plots.checking.rotations import check_rotations
@@ -156,6 +158,7 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
             run("batch", lambda: check_batch(trial))
             if not any(check.verdict == "counted" for check in found):  # it is wrong already
                 run("order", lambda: of_lengths(lambda one: check_order(one, positions)))
+            run("queries", lambda: check_queries(trial))
             run("scales", lambda: check_scales(trial))
             run("rotations", lambda: check_rotations(trial))
             run("biases", lambda: check_biases(trial))

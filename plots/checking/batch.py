@@ -23,7 +23,7 @@ _MIXING = ("Mean", "Var", "Std", "Moments", "Stddev", "StdDev", "Discrimination"
 def check_batch(trial: Trial) -> Iterator[Check]:
     """Yield whether the outputs of a row depend on the other rows, or on its place in the batch."""
     batch = trial.samples.batch
-    fields = [f for f in trial.samples.fields if f.kind != "other"]
+    fields = [f for f in trial.samples.fields if f.kind != "other" and not _is_setting(trial, f)]
     if batch < 2 or not fields:
         return
     changed = _with_other_rows(trial, fields, range(1, batch))
@@ -45,6 +45,13 @@ def check_batch(trial: Trial) -> Iterator[Check]:
         mixed = _mixed_in_training(trial, changed)
         text += f", except in training at {named(trial.graph, mixed, 2)}" if mixed else ""
     yield said("batch", "independent", text)
+
+
+def _is_setting(trial: Trial, field: Field) -> bool:
+    """Return whether an input is one number for the whole batch, of which calls take one row."""
+    takers = [trial.graph.node(edge.target) for edge in trial.graph.outgoing[field.place]]
+    is_one_row = all(node.is_a({"GetItem"}) and node.outputs[0].shape == () for node in takers)
+    return len(field.shape) == 1 and bool(takers) and is_one_row
 
 
 def _with_other_rows(
@@ -91,7 +98,11 @@ def _counted(trial: Trial) -> Check | None:
     """Return a finding if the output of a row depends on its place in the batch."""
     import numpy as np
 
-    rolled = {place: np.roll(array, 1, axis=0) for place, array in trial.base.items()}
+    settings = {field.place for field in trial.samples.fields if _is_setting(trial, field)}
+    rolled = {
+        place: array if place in settings else np.roll(array, 1, axis=0)
+        for place, array in trial.base.items()
+    }
     found = trial.run(rolled)
 
     def is_of_the_place(place: Place) -> bool | None:

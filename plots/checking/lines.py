@@ -44,7 +44,8 @@ def _has_positions(trial: Trial, place: Place) -> bool:
     if array is None or not array.ndim:
         return False
     length = trial.samples.length
-    near = array.shape[1:-1] if array.ndim > 2 else ()
+    is_of_ids = array.ndim == 2 and array.dtype.kind in "iu"
+    near = array.shape[1:] if is_of_ids else array.shape[1:-1]
     return (
         length in array.shape[1:]
         or any(abs(size - length) <= length // 2 for size in near)  # such as after a shift

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from plots.annotations import Note
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _BA = "Ba et al. 2016, Layer Normalization, section 3"
 _FACTOR = 8.0
 _MOST = 8.0**-0.9
+_LEAST_GROWN = 8.0**1.5
 _ALIKE = 0.99
 
 
@@ -32,12 +33,14 @@ def check_scales(trial: Trial) -> Iterator[Check]:
     A norm returns the same for 8 times its input. One that divides by a variance or its square, in
     the place of the root, returns 8 or 512 times less.
     """
-    found: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for node in trial.graph.nodes:
         for region, place in _norms_by_hand(trial, node):
             ratio = _ratio(trial, node, region, place)
-            if ratio is not None and ratio < _MOST:
-                found[node.id] = ratio
+            if ratio is not None:
+                ratios[node.id] = ratio
+    yield from _growing(trial, {i: ratio for i, ratio in ratios.items() if ratio > _LEAST_GROWN})
+    found = {i: ratio for i, ratio in ratios.items() if ratio < _MOST}
     if found:
         ratio = min(found.values())
         text = (
@@ -50,6 +53,22 @@ def check_scales(trial: Trial) -> Iterator[Check]:
         shows = f"{_FACTOR:g} times the input of a call makes its output {1 / ratio:.3g} smaller."
         witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
         yield Check("numbers", "shrinking", Note("finding", tuple(found), text, _BA), witness)
+
+
+def _growing(trial: Trial, found: Mapping[str, float]) -> Iterator[Check]:
+    """Yield a finding about calls that multiply by a statistic of what they take."""
+    if found:
+        ratio = max(found.values())
+        text = (
+            f"A norm that multiplies by the spread: {doing(trial.graph, [*found], 'return')} "
+            f"numbers {ratio:.3g} times larger for inputs {_FACTOR:g} times larger, as after a "
+            "division by the reciprocal root, x / rsqrt(...). Divide by the root, x / sqrt(...), "
+            "or multiply by rsqrt."
+        )
+        inputs = trial.as_model_takes(trial.base)
+        shows = f"{_FACTOR:g} times the input of a call makes its output {ratio:.3g} times larger."
+        witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
+        yield Check("numbers", "growing", Note("finding", tuple(found), text, _BA), witness)
 
 
 def _norms_by_hand(trial: Trial, node: Node) -> Iterator[tuple[frozenset[str], Place]]:

@@ -24,17 +24,20 @@ class Visibility:
         kind: "nothing"; "itself" alone; "causal": no later position; "future": no earlier one;
             "ahead": everything before and `size` positions after; "prefix": the first `size`
             positions see each other, the others no later one; "first": the first `size` positions
-            see all, the others no later one; "window": `size` positions to both sides at most;
+            see all, the others no later one; "window": `size` later positions at most, and
+            `behind` earlier ones;
             "all"; or "some" later positions in another pattern.
         size: See `kind`.
         example: (position, later position that it sees), or None.
         sees_itself: Whether each position sees itself.
+        behind: See `kind`.
     """
 
     kind: Kind
     size: int = 0
     example: tuple[int, int] | None = None
     sees_itself: bool = True
+    behind: int = 0
 
     @property
     def is_causal(self) -> bool:
@@ -54,7 +57,9 @@ class Visibility:
             "ahead": f"all before and {size} later position{s}",
             "prefix": f"those before, and the first {size} see each other",
             "first": f"those before, but the first{f' {size}' * (size > 1)} sees later ones, too",
-            "window": f"up to {size} position{s} to each side",
+            "window": f"up to {size} position{s} to each side"
+            if self.behind == size
+            else f"up to {size} later position{s}, and up to {self.behind} before",
             "all": "all positions",
             "some": "some later positions",
         }[self.kind]
@@ -104,7 +109,7 @@ def visibility(matrix: np.ndarray, probes: Sequence[int]) -> Visibility:
     if first <= max(length // 4, 1) and (future | ~later)[:first].all():
         return found("first", first)
     if behind < widest and ahead < widest:
-        return found("window", max(ahead, behind))
+        return Visibility("window", ahead, example, sees_itself, behind)
     return found("some")
 
 

@@ -89,6 +89,8 @@ def _note(trial: Trial, layers: list[str]) -> Note | None:
     reasons += ["its result changes with what it takes, as behind an ops.stop_gradient"] * any(
         _stops(trial, node) for node in nodes
     )
+    unused = [layer for layer in layers if _is_unused(trial, layer)]
+    reasons += ["the `call` of the layer does not use them"] * bool(unused)
     where = f"It ends at {named(trial.graph, ends, 3)}" if ends else ""
     why = ": ".join(filter(None, [where, *reasons[:1]]))
     text = (
@@ -191,6 +193,36 @@ def _reason(node: Node) -> str:
     if node.is_a(NOT_DIFFERENTIABLE) and node.class_name != "StopGradient":  # which is written so
         return "it passes no gradient on"
     return ""
+
+
+def _is_unused(trial: Trial, layer: str) -> bool:
+    """Return whether a layer of one's own returns the same with other weights."""
+    import numpy as np
+    from keras import ops
+
+    if not trial.graph.node(layer).call_class:
+        return False
+    own = {
+        id(v): v
+        for call in trial.calls
+        if call.results and call.results[0][0] == layer
+        for v in weights_of(call.record.operation)
+    }
+    random = np.random.default_rng(3)
+    state = [
+        (v, ops.convert_to_tensor(random.standard_normal(v.shape), dtype=v.dtype))
+        for v in own.values()
+        if v.trainable
+    ]
+    if not state or trial.random:
+        return False
+    for training in (False, True):
+        before = trial.values_in_training if training else trial.values
+        after = trial.run(trial.base, training, state=state)
+        places = [place for place in before if place[0] == layer]
+        if any(not np.array_equal(before[p], after[p], equal_nan=True) for p in places):
+            return False
+    return True
 
 
 def _makes_whole(trial: Trial, node: Node) -> bool:

@@ -8,6 +8,7 @@ from plots.annotations import Note
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, sources
+from plots.diagnosis.projections import projection_behind
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph
 from plots.layers import is_additive_merge, is_identity_like, is_norm
@@ -165,6 +166,30 @@ def _added_to(graph: Graph, edge: Edge, plain: tuple[str, int]) -> set[tuple[str
 def _terms(graph: Graph, edge: Edge) -> set[tuple[str, int]]:
     is_sum = is_additive_merge(graph.node(edge.source))
     return {(e.source, e.output) for e in graph.incoming[edge.source]} if is_sum else set()
+
+
+@diagnosis_rule("values_of_another_sequence")
+def values_of_another_sequence(graph: Graph) -> Iterator[Note]:
+    """The keys of an attention have the positions of one input, and the values those of another."""
+    found: dict[str, list[str]] = {}
+    for attention in attentions_with_masks(graph)[0]:
+        edges = [*attention.keys[:1], *attention.values[:1]]
+        if not attention.is_one_call:
+            behind = [projection_behind(graph, edge) for edge in edges]
+            edges = [projection.source for projection in behind if projection is not None]
+        places = [_positions_of(graph, edge.source, edge.output) for edge in edges]
+        if len(places) == 2 and all(places) and not places[0] & places[1]:
+            found[attention.id] = [edge.source for edge in edges]
+    if found:
+        keys, values = next(iter(found.values()))
+        yield finding(
+            found,
+            f"Keys and values of two sequences: {doing(graph, [*found], 'take')} keys from "
+            f"{named(graph, [keys])} and values from {named(graph, [values])}, so that the weight "
+            "of a position of one sequence goes to the vector at the same index of another. Both "
+            "come from the memory: attention(query=x, key=memory, value=memory).",
+            _VASWANI,
+        )
 
 
 @diagnosis_rule("causal_cross_attention")

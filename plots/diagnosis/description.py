@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
 from plots.attention_parts import Attention
@@ -18,6 +19,7 @@ from plots.attentions import (
     has_way_around,
     position_flow,
 )
+from plots.diagnosis.blocks import Blocks, blocks_of
 from plots.diagnosis.closed import closed_layers
 from plots.diagnosis.placement_rules import begins_at_a_norm, meets_a_norm
 from plots.diagnosis.rules import listed
@@ -119,10 +121,12 @@ def _of_transformer(
     paths = [path for stream in streams for path in stream.paths]
     crosses = [attention for attention in attentions if not attention.is_self]
     title = _title(parts, bool(crosses), masked)
-    blocks = (
-        counted(_number_of_blocks(own), f"{part} block" if part and len(parts) > 1 else "block")
-        for part, own in parts.items()
-    )
+    counts = {part: blocks_of(graph, streams, own) for part, own in parts.items()}
+    blocks = [
+        counted(count.number, f"{part} block" if part and len(parts) > 1 else "block")
+        for part, count in counts.items()
+        if count.number is not None
+    ]
     residual = f" with {_paths_in_words(paths)}"
     if not paths:
         others = _paths_in_words(graph.skip_paths)
@@ -133,8 +137,10 @@ def _of_transformer(
         if not graph.skip_paths and not _has_other_streams(graph, attentions):
             residual = " with no skip paths"
     clauses = [
-        f"{' and '.join(blocks)}{residual}{_final_norm_in_words(graph, streams)}",
-        _attentions_in_words(graph, parts, masked),
+        f"{' and '.join(blocks)}{residual}{_final_norm_in_words(graph, streams)}".removeprefix(
+            " with "
+        ),
+        _attentions_in_words(graph, parts, masked, counts),
         *_sharing_in_words(graph, attentions),
         _positions_in_words(graph, attentions),
     ]
@@ -214,10 +220,6 @@ def _title(
     return "Transformer encoder" if causal == {False} and not crosses else "Transformer"
 
 
-def _number_of_blocks(own: Sequence[Attention]) -> int:
-    return sum(attention.is_self for attention in own) or len(own)
-
-
 def _norms_in_words(graph: Graph, paths: Sequence[SkipPath]) -> str:
     """Return how sublayers are normalised, without paths inside of one, such as an adapter's."""
     inside = {node_id for path in paths for node_id in path.bypassed}
@@ -253,7 +255,10 @@ def _final_norm_in_words(graph: Graph, streams: Sequence[Stream]) -> str:
 
 
 def _attentions_in_words(
-    graph: Graph, parts: Mapping[str, Sequence[Attention]], masked: Mapping[str, Masked]
+    graph: Graph,
+    parts: Mapping[str, Sequence[Attention]],
+    masked: Mapping[str, Masked],
+    counts: Mapping[str, Blocks] = MappingProxyType({}),
 ) -> str:
     kinds = []
     for part, own in parts.items():
@@ -263,9 +268,16 @@ def _attentions_in_words(
             kinds.append(f"attention between channels{where}")
         rest = [_is_causal(masked[a.id]) for a in selves if a not in channels]
         if rest:
-            kinds.append(f"{_direction_in_words(rest)}{where}")
+            kinds.append(f"{_direction_in_words(rest)}{_in_some_blocks(counts.get(part))}{where}")
     has_cross = any(not attention.is_self for own in parts.values() for attention in own)
     return ", ".join(kinds + ["cross-attention"] * has_cross)
+
+
+def _in_some_blocks(blocks: Blocks | None) -> str:
+    """Return " in 1 of 4 blocks" where others have something else in the place of attention."""
+    if blocks is None or blocks.number is None or blocks.attending == blocks.number:
+        return ""
+    return f" in {blocks.attending} of {blocks.number} blocks"
 
 
 def _is_causal(masked: Masked) -> bool | None:

@@ -165,12 +165,17 @@ def baked_in_positions(graph: Graph) -> Iterator[Note]:
 
 @diagnosis_rule("baked_in_noise")
 def baked_in_noise(graph: Graph) -> Iterator[Note]:
-    """A standard deviation is multiplied by a constant array, as by noise that was drawn once."""
+    """A standard deviation is multiplied by a constant array, as by noise that was drawn once.
+
+    Inside of an opened layer, noise that the layer draws at each call is such an array too, unless
+    running has shown that it is not.
+    """
+    fixed = {place for note in graph.notes if note.kind == "fixed" for place in note.about}
     places = [
         node.id
         for node in graph.nodes
         if node.is_a({"Multiply"})
-        and not node.opened
+        and (not node.opened or node.id in fixed)
         and any(c.digest is not None and not c.pattern and c.shape for c in node.constants)
         and any(graph.node(e.source).operation == "Exp" for e in graph.incoming[node.id])
     ]

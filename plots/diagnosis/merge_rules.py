@@ -17,6 +17,7 @@ from plots.layers import (
     RECURRENT,
     is_additive_merge,
     is_attention,
+    is_crop,
     is_identity_like,
     is_norm,
     is_signed_merge,
@@ -70,14 +71,13 @@ def joined_with_itself(graph: Graph) -> Iterator[Note]:
     for node in graph.nodes:
         rank = len(node.outputs[0].shape)
         is_join = node.is_a({"Concatenate"}) and node.config.get("axis", -1) in (-1, rank - 1)
-        given = {
-            (edge.source, edge.output) for edge in graph.incoming[node.id] if not edge.implicit
-        }
-        if not is_join or len(given) != 1 or any(c.shape for c in node.constants):
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        parts = {_part_of(graph, (edge.source, edge.output)) for edge in edges}
+        if not is_join or len(parts) == len(edges) or any(c.shape for c in node.constants):
             continue
-        ((source, _),) = given
+        source = _repeated(graph, node)
         before = [graph.node(i) for i in (source, *flow.ancestors(source))]
-        takers = [graph.node(i) for i in flow.takers(node.id, 0)]
+        takers = _takers_past_norms(graph, node)
         is_hidden = any(n.parameters for n in before) and flow.depends_on_input(source)
         if is_hidden and takers and all(map(_has_use_for_more, takers)):
             places[node.id] = source
@@ -153,6 +153,43 @@ def one_gate_for_both(graph: Graph) -> Iterator[Note]:
             "choose between them, multiply one by 1 - gate.",
             _HIGHWAY,
         )
+
+
+def _part_of(graph: Graph, place: tuple[str, int]) -> tuple[str, ...]:
+    """Return what tells a tensor from others: its place, or which part it is of another one."""
+    node = graph.node(place[0])
+    if is_crop(node) and len(graph.incoming[node.id]) == 1:
+        edge = graph.incoming[node.id][0]
+        return (
+            edge.source,
+            str(edge.output),
+            node.class_name,
+            repr(node.config),
+            repr(node.constants),
+        )
+    return place[0], str(place[1])
+
+
+def _repeated(graph: Graph, join: Node) -> str:
+    """Return the first call whose output a call joins that it has joined before."""
+    seen = set[tuple[str, ...]]()
+    for edge in graph.incoming[join.id]:
+        part = _part_of(graph, (edge.source, edge.output))
+        if part in seen and not edge.implicit:
+            return edge.source
+        seen.add(part)
+    return join.id
+
+
+def _takers_past_norms(graph: Graph, node: Node) -> list[Node]:
+    """Return the calls that take the output of a call, or its norm."""
+    found: list[Node] = []
+    for taker in dict.fromkeys(
+        edge.target for edge in graph.outgoing[node.id] if not edge.implicit
+    ):
+        call = graph.node(taker)
+        found += _takers_past_norms(graph, call) if is_norm(call) else [call]
+    return found
 
 
 def _has_use_for_more(node: Node) -> bool:
@@ -295,6 +332,26 @@ def dropout_rate(graph: Graph) -> Iterator[Note]:
             f"to 0 in training. In Keras the rate is the share that is dropped, not kept: "
             f"{1 - rate:.2g} if {rate:g} was to be kept.",
             _DROPOUT,
+        )
+
+
+@diagnosis_rule("always_training")
+def always_training(graph: Graph) -> Iterator[Note]:
+    """A dropout or batch norm is called with training=True in a Functional model."""
+    places = [
+        node.id
+        for node in graph.nodes
+        if node.is_a(DROPOUTS | {"BatchNormalization"})
+        and any(c.port == "training" and c.value is True for c in node.constants)
+    ]
+    if places:
+        yield remark(
+            places,
+            f"Called with training=True: {named(graph, places)}. `predict`, `evaluate` and "
+            "model(x, training=False) replace it, so that dropouts drop nothing and batch norms "
+            "take their averages there; in model(x) it makes the output random, or dependent on "
+            "the other samples of the batch. Leave it out, or call model(x, training=True).",
+            "Keras guide, https://keras.io/guides/transfer_learning, on the argument training",
         )
 
 

@@ -6,18 +6,22 @@ import re
 from collections.abc import Iterator
 
 from plots.annotations import Note
+from plots.diagnosis.activations import BENT, activation_of
+from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     PARTS,
     SHAPE_CHANGES,
     is_additive_merge,
+    is_attention,
     is_identity_like,
     is_linear_projection,
     is_norm,
 )
 from plots.traversal import data_flow
 
+_HE = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 3.1"
 _HU = "Hu et al. 2018, Squeeze-and-Excitation Networks, section 3.2"
 _WOO = "Woo et al. 2018, CBAM: Convolutional Block Attention Module, section 3"
 _KINGMA = "Kingma and Welling 2014, Auto-Encoding Variational Bayes, section 2.4"
@@ -61,6 +65,38 @@ def map_without_a_range(graph: Graph) -> Iterator[Note]:
             "that is kept.",
             _WOO,
         )
+
+
+@diagnosis_rule("product_for_a_sum")
+def product_for_a_sum(graph: Graph) -> Iterator[Note]:
+    """A tensor is multiplied by the output of a sublayer that takes it, and that has no range."""
+    flow = data_flow(graph)
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        for edge, other in _factors(graph, node):
+            maker = past_dropouts(graph, edge)
+            is_alike = len(other.tensor.shape) == 3 and edge.tensor.shape == other.tensor.shape
+            if not is_alike or maker is None or not _has_no_range(maker):
+                continue
+            inside = map(graph.node, flow.between(other.source, [maker.id]))
+            if any(is_attention(call) or activation_of(call) in BENT for call in inside):
+                places[node.id] = maker.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A product in the place of a sum: {doing(graph, [*places], 'multiply')} a tensor by "
+            f"what {named(graph, [*places.values()])} computes of it without an activation, so "
+            "that it may be of any size and sign, and numbers and gradients vanish or grow with "
+            "the depth. A skip path adds: x + f(x); a gate ends with a sigmoid.",
+            _HE,
+        )
+
+
+def _has_no_range(node: Node) -> bool:
+    """Return whether a call ends a sublayer with numbers of any size and sign."""
+    return is_attention(node) or (
+        is_linear_projection(node) and node.is_a({"Dense", "EinsumDense"})
+    )
 
 
 @diagnosis_rule("scale_near_zero")

@@ -10,8 +10,18 @@ from plots.diagnosis.axis_origins import axis_origins, kinds, sources
 from plots.diagnosis.projections import past_dropouts, projection_behind
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
-from plots.layers import is_additive_merge, is_norm
+from plots.layers import (
+    FUSED_ATTENTION,
+    PARTS,
+    SHAPE_CHANGES,
+    TRANSPOSITIONS,
+    is_additive_merge,
+    is_identity_like,
+    is_linear_projection,
+    is_norm,
+)
 
+_QK_NORM = "Dehghani et al. 2023, Scaling Vision Transformers to 22 Billion Parameters, section 2.1"
 _BA = "Ba et al. 2016, Layer Normalization, section 3"
 _XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
 _IOFFE = "Ioffe and Szegedy 2015, Batch Normalization, section 3.2"
@@ -187,6 +197,49 @@ def norm_on_queries_alone(graph: Graph) -> Iterator[Note]:
                     _XIONG,
                 )
                 break
+
+
+@diagnosis_rule("norm_on_values")
+def norm_on_values(graph: Graph) -> Iterator[Note]:
+    """The projected values are normed, and only one of queries and keys."""
+    places: dict[str, str] = {}
+    missing = ""
+    for attention in attentions_with_masks(graph)[0]:
+        if attention.is_one_call and not graph.node(attention.id).is_a(FUSED_ATTENTION):
+            continue
+        edges = {"queries": attention.query, "keys": attention.keys[0]}
+        normed = {what: _norm_of_projection(graph, edge) for what, edge in edges.items()}
+        of_values = _norm_of_projection(graph, attention.values[0]) if attention.values else ""
+        if of_values and sum(map(bool, normed.values())) == 1:
+            places[attention.id] = of_values
+            missing = next(what for what, norm in normed.items() if not norm)
+    if places:
+        (other,) = {"queries", "keys"} - {missing}
+        yield finding(
+            [*places, *places.values()],
+            f"Norms on {other} and values, and not on {missing}: {doing(graph, [*places], 'take')} "
+            f"values from {named(graph, [*places.values()])}. Norms in an attention bound its "
+            "scores, which are products of queries and keys: normalise these two.",
+            _QK_NORM,
+        )
+
+
+def _norm_of_projection(graph: Graph, edge: Edge) -> str:
+    """Return the norm of a projection that a tensor is, up to its layout; "" if it is none."""
+    norm = _past_layout(graph, edge)
+    is_one = is_norm(norm) and len(graph.incoming[norm.id]) == 1
+    if not is_one or not is_linear_projection(_past_layout(graph, graph.incoming[norm.id][0])):
+        return ""
+    return norm.id
+
+
+def _past_layout(graph: Graph, edge: Edge) -> Node:
+    node = graph.node(edge.source)
+    while (is_identity_like(node) or node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS)) and (
+        len(graph.incoming[node.id]) == 1
+    ):
+        node = graph.node(graph.incoming[node.id][0].source)
+    return node
 
 
 def _origin(graph: Graph, edge: Edge, projects: bool) -> tuple[str, int]:

@@ -179,6 +179,36 @@ def _is_normed_at_its_end(graph: Graph, stream: Stream) -> bool:
     return feeds_another or leads_to_a_norm(graph, end)
 
 
+@diagnosis_rule("head_before_the_final_norm")
+def head_before_the_final_norm(graph: Graph) -> Iterator[Note]:
+    """A head takes the end of a pre-norm stream, which is normalised for other outputs only."""
+    reached = reachability(graph)
+    up_to_norms = Reachability(graph, stop=lambda n: normalises(graph, n) or is_closed(n))
+    places = {place for place, _ in graph.outputs}
+    for stream in residual_streams(graph):
+        end = stream.paths[-1].target
+        if _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
+            continue
+        plain = [graph.node(i) for i in up_to_norms.descendants(end)]
+        norms = [node.id for node in plain if normalises(graph, node)]
+        bare = {n.id for n in plain if not up_to_norms.stops_at(n.id)} & places
+        others = [i for i in reached.descendants(*norms) if i in places - bare] if norms else []
+        heads = [
+            node.id
+            for node in plain
+            if is_linear_projection(node) and bare & {node.id, *up_to_norms.descendants(node.id)}
+        ]
+        if heads and others:
+            yield finding(
+                [heads[0], end, norms[0]],
+                f"A head before the final norm: {named(graph, heads[:1])} takes the sum of all "
+                f"sublayers from {named(graph, [end])}, which grows with the depth, while "
+                f"{named(graph, norms[:1])} normalises it for another output. Take the output of "
+                "the norm for both.",
+                f"{_XIONG} (b); {_GPT_2}",
+            )
+
+
 @diagnosis_rule("no_norm")
 def no_norm(graph: Graph) -> Iterator[Note]:
     """A residual stream of several attentions has no norm at all, and nothing in its place."""

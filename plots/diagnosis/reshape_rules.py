@@ -85,6 +85,7 @@ def axes_mixed_by_reshape(graph: Graph) -> Iterator[Note]:
             continue
         edge = _before_reshapes(graph, node)
         before, after = edge.tensor.shape, node.outputs[0].shape
+        after = _with_joined_axis(before, after)
         size = cut_axis(before, after)
         what = (
             f"cuts the axis of size {size} at places that do not divide it, so pieces of different "
@@ -104,6 +105,19 @@ def axes_mixed_by_reshape(graph: Graph) -> Iterator[Note]:
             "both axes of the image, transpose, and join, or take a convolution with strides.",
             _ORDER,
         )
+
+
+def _with_joined_axis(before: Shape, after: Shape) -> Shape:
+    """Return the shape after a reshape with the axis that is joined to the batch, if one is.
+
+    (b, t, c) to (b c, t) is (b, t, c) to (b, c, t), and then c is joined to the batch.
+    """
+    given, result = before[1:], after[1:]
+    if before[:1] != (None,) or after[:1] != (None,) or None in (*given, *result):
+        return after
+    sizes, others = (prod(size or 0 for size in side) for side in (given, result))
+    number, rest = divmod(sizes, others) if others else (1, 0)
+    return after if rest or number < 2 else (None, number, *result)
 
 
 def _meant(before: Shape, after: Shape) -> str:

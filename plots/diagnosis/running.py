@@ -5,19 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plots.annotations import Note
 from plots.arguments import collection_paused
 from plots.graph import Graph, Node
-from plots.layers import TRACED
 from plots.registry import find_plugin
 
 if TYPE_CHECKING:
     import keras
 
+    from plots.checking import Trial
     from plots.checking.results import Check
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -72,6 +72,7 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
         for node_id, own in found.seen.items()
         if node_id in graph.index
     ]
+    seen += [Note("fixed", (node_id,), "") for node_id in _without_noise(graph, trial)]
     diagnosed = diagnose(replace(graph, notes=(*graph.notes, *seen)))
     rules = [note for note in diagnosed.notes if note not in seen]
     kept = [note for note in rules if not _is_superseded(note, found.checks)]
@@ -91,13 +92,25 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
     return replace(diagnosed, notes=_merged(kept, [*notes, *placed]))
 
 
+def _without_noise(graph: Graph, trial: Trial) -> Iterator[str]:
+    """Yield the calls inside of models and functions that return the same numbers with any seed."""
+    if "values" not in vars(trial):
+        return
+    random = {node_id for node_id, _ in trial.random}
+    known = trial.graph.index.keys()
+    for node in graph.nodes:
+        around = [place for place in (*node.opened, node.id) if place in known]
+        if node.opened and around and random.isdisjoint(around):
+            yield node.id
+
+
 def _with_functions(graph: Graph, model: keras.Model) -> Graph:
     """Return the graph with the calls inside functions, such as `Lambda`, that rules look for."""
     from plots.reading import read_calls
 
     def is_function(node: Node) -> bool:
-        is_own = TRACED in node.traits and node.declaration is None
-        return node.kind == "layer" and not node.parameters and (node.is_a({"Lambda"}) or is_own)
+        is_own = bool(node.call_class) and node.declaration is None
+        return node.kind == "layer" and (node.is_a({"Lambda"}) or is_own)
 
     if not any(map(is_function, graph.nodes)):
         return graph

@@ -335,10 +335,10 @@ def run_calls(
             if port not in call.edges:
                 return call.known.get(port, value)
             edge = call.edges[port]
-            value = values[edge.source, edge.output]
-            shifted = _shifted(value, shifts.get(edge.id))
-            if shifted is not value:
-                handed.append((value, shifted))
+            given = values[edge.source, edge.output]
+            shifted = _shifted(_as_input(given, value), shifts.get(edge.id))
+            if shifted is not given:
+                handed.append((given, shifted))
             return shifted
 
         args, kwargs = filled_arguments(call.record, fill)
@@ -348,6 +348,33 @@ def run_calls(
         found = zip(call.results, call.results_of(outputs), strict=True)
         values.update({place: value for place, value in found if value is not None})
     return values
+
+
+def _as_input(value: Any, recorded: Any) -> Any:
+    """Return a value as a nested model gives it to its calls, with the implicit mask of the value.
+
+    Keras adds or removes a last axis of size 1 where the input of the model has one more or fewer,
+    and casts to the dtype of the input; no call is recorded for either.
+
+    Args:
+        value: The value that the nested model is called with.
+        recorded: The symbolic argument of the call, which may be the input of the model.
+    """
+    from keras import KerasTensor, ops
+    from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+
+    if not isinstance(recorded, KerasTensor):
+        return value
+    result, rank = value, len(value.shape)
+    if rank + 1 == len(recorded.shape) and recorded.shape[-1] == 1:
+        result = ops.expand_dims(result, -1)
+    elif rank == len(recorded.shape) + 1 and value.shape[-1] == 1:
+        result = ops.squeeze(result, -1)
+    if "int" in recorded.dtype and is_float(value):
+        result = ops.cast(result, recorded.dtype)
+    if result is not value:
+        set_keras_mask(result, get_keras_mask(value))
+    return result
 
 
 def _are_close(found: Any, expected: Any, rounding: float) -> bool:

@@ -135,7 +135,7 @@ def read_declaration(
     tensors.
     """
     try:
-        given = operation.graph_declaration if _describes_call(operation) else None
+        given = operation.graph_declaration if describes_call(operation) else None
         if given is None:
             return None
         names = parameter_names(operation.__class__)
@@ -154,13 +154,13 @@ def read_declaration(
 def declared_role(operation: Any) -> str:
     """Return the role that a layer declares, or "" if it declares none."""
     try:
-        given = operation.graph_declaration if _describes_call(operation) else None
+        given = operation.graph_declaration if describes_call(operation) else None
         return str(given["role"]) if given else ""
     except Exception:  # a property may raise anything; `read_declaration` warns
         return ""
 
 
-def _describes_call(operation: Any) -> bool:
+def describes_call(operation: Any) -> bool:
     """Whether an operation has a declaration, and no class below overrides `call`."""
     if "graph_declaration" in vars(operation):
         return True

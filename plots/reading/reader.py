@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from plots.graph import Edge, Node, Shape, Tensor, namespace_of
-from plots.layers import SHAPE_TRAIT, SOFTMAX_TRAIT, TRACED
+from plots.layers import JOINS, SHAPE_TRAIT, SOFTMAX_TRAIT, TRACED
 from plots.reading.functions import reason_for_one_call
 from plots.reading.keras_calls import (
     CarriedMasks,
@@ -408,7 +408,7 @@ class Reader:
         except ConstantError:
             return False
         told = () if apart is None else traits_of(apart[0].nodes, apart[0].edges, *apart[1:])
-        return apart is not None and {TRACED, SOFTMAX_TRAIT}.issuperset(told)
+        return apart is not None and {TRACED, SOFTMAX_TRAIT, *JOINS}.issuperset(told)
 
     def _put_output_masks(self, inner: Sequence[Any], call: Any, within: Place) -> None:
         """Set the masks of a call's outputs to those that the calls inside return."""

@@ -36,6 +36,7 @@ from plots.reading.keras_calls import (
 from plots.reading.keras_values import (
     call_class,
     declared_role,
+    describes_call,
     weights_of,
     without_generated_names,
 )
@@ -394,14 +395,17 @@ def is_unknown_without_weights(operation: Any) -> bool:
 def is_function(layer: Any) -> bool:
     """Return whether a layer is a function of its inputs: a `Lambda`, or one of your own.
 
-    It has no weights, and declares no role.
+    It declares no role, and nothing at all if it has weights.
     """
     import keras
 
-    if not isinstance(layer, keras.layers.Layer) or not is_unknown_without_weights(layer):
+    is_model = isinstance(layer, keras.Model | keras.Function)
+    if not isinstance(layer, keras.layers.Layer) or is_model:
         return False
-    is_own = call_class(type(layer)) != "" and not declared_role(layer)
-    return isinstance(layer, keras.layers.Lambda) or is_own
+    if isinstance(layer, keras.layers.Lambda):
+        return True
+    is_told = bool(declared_role(layer)) or bool(layer.weights and describes_call(layer))
+    return call_class(type(layer)) != "" and not is_told
 
 
 def is_unknown(operation: Any) -> bool:
