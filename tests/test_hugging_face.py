@@ -17,7 +17,7 @@ from small_models import as_array, relative_error
 
 import builders
 import functional_models as fm
-from functional_models.hugging_face.convert import family_of
+from functional_models.hugging_face.convert import family_of, spec_from
 from functional_models.hugging_face.silent import REQUIRED
 from functional_models.hugging_face.weight_files import stored_tensors
 from functional_models.hugging_face.weights import Tensors
@@ -85,11 +85,8 @@ def config_of(name: str, file: str = "config.json") -> dict[str, Any]:
 def spec_of(config: dict[str, Any], tensors_of: str = "") -> builders.TransformerSpec:
     """Return the spec of a configuration, with what the tensors of a case tell."""
     family, head = family_of(config)
-    fields = family.spec_fields(config, head)
-    if tensors_of and family.stored is not None:
-        tensors = Tensors(stored_tensors(GOLDEN / tensors_of), family)
-        fields |= family.stored(tensors, fields)
-    return builders.TransformerSpec(**fields)
+    tensors = Tensors(stored_tensors(GOLDEN / tensors_of) if tensors_of else {}, family)
+    return spec_from(family, head, config, tensors)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -216,7 +213,10 @@ def test_windows_follow_from_the_first_block_that_has_them() -> None:
         ),
         ({"rope_type": "yarn", "factor": 4.0, "truncate": 0}, "rotary_whole_pairs=0: must be True"),
         ({"rope_type": "yarn"}, "no factor"),
-        ({"rope_theta": 3.0, "rope_type": "default"}, "rope_theta=10000.0 and 3.0"),
+        (
+            {"rope_theta": 3.0, "rope_type": "default"},
+            "rope_theta=10000.0 and rope_theta=3.0: given with two",
+        ),
         ([1, 2], "cannot be read"),
     ],
 )
@@ -296,6 +296,22 @@ def test_the_gelu_of_the_first_gemma_is_the_approximation() -> None:
     assert spec_of({**config, "hidden_act": "gelu"}).activation == "gelu_tanh"
     with pytest.raises(ValueError, match="'relu' and hidden_activation='gelu_pytorch_tanh'"):
         spec_of({**config, "hidden_act": "relu", "hidden_activation": "gelu_pytorch_tanh"})
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("llama", {"max_position_embeddings": None}, "max_position_embeddings: max_sequence_len"),
+        ("phi", {"partial_rotary_factor": 0.4}, "partial_rotary_factor.*: rotary_dim=3: must"),
+        ("gpt_neox", {"rotary_pct": 0.5, "partial_rotary_factor": 1.0}, "=1.0 and rotary_pct=0.5"),
+        ("modernbert", {"local_rope_theta": None}, "local_rope_theta=None: must have a value"),
+    ],
+)
+def test_a_refusal_names_the_keys(name: str, keys: dict[str, Any], message: str) -> None:
+    config = {**config_of(name), **keys}
+    family, head = family_of(config)
+    with pytest.raises(ValueError, match=message):
+        spec_from(family, head, config, Tensors({}, family))
 
 
 def test_a_padding_token_that_ends_texts_is_not_masked() -> None:

@@ -33,6 +33,11 @@ class Rule:
     write: Callable[[TransformerSpec], dict[str, Any]] = lambda spec: {}
     optional: tuple[str, ...] = ()
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of all entries."""
+        return (*self.entries, *self.optional)
+
 
 @dataclass(frozen=True)
 class Part:

@@ -21,7 +21,7 @@ from functional_models.hugging_face.family import (
     StoredTensors,
 )
 from functional_models.hugging_face.gpt import skipped
-from functional_models.hugging_face.rules import PADDING, activation, equal, several
+from functional_models.hugging_face.rules import PADDING, activation, equal, several, without
 from functional_models.hugging_face.silent import CLASSIFIER, ORIGIN, TRAINING
 
 _ROLES = {"query": "q", "key": "k", "value": "v", "output": "out"}
@@ -231,8 +231,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         model_types=("marian",),
         heads={"MarianMTModel": {}, "MarianModel": NEEDS_TIED},
-        constants={**{k: v for k, v in _BART.items() if k != "share_embeddings"}, **_SINUSOIDAL},
-        fields={key: name for key, name in _SIZES.items() if key != "vocab_size"},
+        constants={**without(_BART, "share_embeddings"), **_SINUSOIDAL},
+        fields=without(_SIZES, "vocab_size"),
         rules=(
             *_RULES,
             Rule(

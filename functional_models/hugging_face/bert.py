@@ -18,7 +18,7 @@ from functional_models.hugging_face.family import (
     Read,
     StoredTensors,
 )
-from functional_models.hugging_face.rules import PADDING, activation, several
+from functional_models.hugging_face.rules import PADDING, activation, several, without
 from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, NOT_READ, TRAINING
 
 _SIZES = {
@@ -261,7 +261,7 @@ _ALBERT = Family(
     heads={"AlbertForMaskedLM": _MASKED_LM, "AlbertModel": {}},
     constants={**forms.BERT, "embedding_projection": "sum"},
     fields={
-        **{key: name for key, name in _SIZES.items() if key != "num_hidden_layers"},
+        **without(_SIZES, "num_hidden_layers"),
         "max_position_embeddings": "max_sequence_length",
         "type_vocab_size": "num_segments",
     },

@@ -110,12 +110,9 @@ def from_hugging_face(
     try:
         config = text_config(source.config)
         family, head = family_of(config)
-        fields = family.spec_fields(config, head)
         stored, left_out = text_tensors(source.config.get("model_type"), source.tensors())
         tensors = Tensors(stored, family)
-        if family.stored is not None:
-            fields |= family.stored(tensors, fields)
-        spec = _spec(family, fields)
+        spec = spec_from(family, head, config, tensors)
     except ValueError as error:
         message = str(error)
         where = "" if str(path) in message else f"{source.path}: "
@@ -246,14 +243,23 @@ def family_of(config: dict[str, Any]) -> tuple[Family, str]:
     return family, classes[0]
 
 
-def _spec(family: Family, fields: dict[str, Any]) -> builders.TransformerSpec:
-    """Return the spec of fields; an error about a field begins with its key."""
+def spec_from(
+    family: Family, head: str, config: dict[str, Any], tensors: Tensors
+) -> builders.TransformerSpec:
+    """Return the spec of a configuration and its tensors.
+
+    Raises:
+        ValueError: a key of unknown meaning, or a value that no spec expresses; it names the key.
+    """
+    fields = family.spec_fields(config, head)
+    if family.stored is not None:
+        fields |= family.stored(tensors, fields)
     try:
         return builders.TransformerSpec(**fields)
     except ValueError as error:
         name = str(error).partition("=")[0]
-        keys = [f"{key}: " for key, field in family.fields.items() if name == field != key]
-        raise ValueError(f"{''.join(keys)}{error}") from None
+        keys = family.keys_of(name, config)
+        raise ValueError(f"{', '.join(keys)}{': ' if keys else ''}{error}") from None
 
 
 def _tokenizers(

@@ -27,9 +27,10 @@ from functional_models.hugging_face.rules import (
     DECODER_PADDING,
     activation,
     rotary,
+    without,
     written_scaling,
 )
-from functional_models.hugging_face.silent import EXECUTION, RETURNS, TRAINING
+from functional_models.hugging_face.silent import EXECUTION, ROUTER, TRAINING
 
 Part = Callable[[np.ndarray, TransformerSpec], np.ndarray]
 
@@ -227,7 +228,7 @@ _GROUPS = Rule(
 # Families ---------------------------------------------------------------------------------------
 
 _FIELDS = {
-    **{key: name for key, name in SIZES.items() if key != "head_dim"},
+    **without(SIZES, "head_dim"),
     "attention_bias": "attention_bias",
     "q_lora_rank": "query_latent_dim",
     "v_head_dim": "value_dim",
@@ -238,7 +239,7 @@ _FIELDS = {
 }
 _RULES = (activation("hidden_act"), DECODER_PADDING, _WIDTHS, _POSITIONS, _BLOCKS)
 _DEFAULTS: dict[str, Any] = {
-    **{key: value for key, value in DEFAULTS.items() if key != "head_dim"},
+    **without(DEFAULTS, "head_dim"),
     "num_key_value_heads": None,
     "attention_bias": False,
     "kv_lora_rank": 512,
@@ -256,7 +257,7 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
 _SILENT = {
     **dict.fromkeys(("aux_loss_alpha", "seq_aux"), TRAINING),
     **dict.fromkeys(("ep_size", "pretraining_tp"), EXECUTION),
-    "output_router_logits": RETURNS,
+    **ROUTER,
 }
 _LATER_TOKENS = "of a block that predicts the token after the next one, which is not read"
 

@@ -19,8 +19,8 @@ from functional_models.hugging_face.llama import (
     heads,
     layers,
 )
-from functional_models.hugging_face.rules import several
-from functional_models.hugging_face.silent import RETURNS, TRAINING
+from functional_models.hugging_face.rules import several, without
+from functional_models.hugging_face.silent import ROUTER
 
 _OURS = "decoder.block_{i}.feedforward"
 _HALVES = {"gate": 0, "up": 1}
@@ -59,12 +59,6 @@ def _expert_layers(block: str, gate: str, up: str, down: str, shared: bool = Fal
 
 
 _QWEN_LAYERS = ("mlp", "gate_proj", "up_proj", "down_proj")
-
-_SILENT = {
-    "output_router_logits": RETURNS,
-    "router_aux_loss_coef": TRAINING,
-    "router_jitter_noise": TRAINING,
-}
 
 _QWEN_FIELDS = {
     **SIZES,
@@ -149,7 +143,7 @@ FAMILIES: tuple[Family, ...] = (
         heads=heads("Mixtral"),
         constants=forms.LLAMA,
         fields={
-            **{key: name for key, name in SIZES.items() if key != "intermediate_size"},
+            **without(SIZES, "intermediate_size"),
             "num_local_experts": "num_experts",
             "num_experts_per_tok": "num_active_experts",
             "sliding_window": "attention_window",
@@ -162,7 +156,7 @@ FAMILIES: tuple[Family, ...] = (
             "num_local_experts": 8,
             "num_experts_per_tok": 2,
         },
-        silent=_SILENT,
+        silent=ROUTER,
         layers=_expert_layers("block_sparse_moe", "w1", "w3", "w2"),
         renamed={".mlp.": ".block_sparse_moe."},  # as transformers 5 saves its own layout
         **SHARED,
@@ -172,7 +166,7 @@ FAMILIES: tuple[Family, ...] = (
         heads=heads("Qwen2Moe"),
         constants={**forms.QWEN, "shared_expert_gate": True},
         fields={
-            **{key: name for key, name in _QWEN_FIELDS.items() if key != "head_dim"},
+            **without(_QWEN_FIELDS, "head_dim"),
             "shared_expert_intermediate_size": "shared_expert_dim",
             "qkv_bias": "attention_bias",
         },
@@ -187,7 +181,7 @@ FAMILIES: tuple[Family, ...] = (
         },
         # Versions of transformers disagree on which blocks have the window.
         required={"use_sliding_window": (False,)},
-        silent={**_SILENT, **dict.fromkeys(("sliding_window", "max_window_layers"), _OFF)},
+        silent={**ROUTER, **dict.fromkeys(("sliding_window", "max_window_layers"), _OFF)},
         layers=_expert_layers(*_QWEN_LAYERS, shared=True),
         **SHARED,
     ),
@@ -206,7 +200,7 @@ FAMILIES: tuple[Family, ...] = (
             "use_sliding_window": False,
             "sliding_window": 4096,
         },
-        silent={**_SILENT, "max_window_layers": "of other blocks than those with windows"},
+        silent={**ROUTER, "max_window_layers": "of other blocks than those with windows"},
         aliases={"num_local_experts": "num_experts"},
         layers=_expert_layers(*_QWEN_LAYERS),
         **SHARED,

@@ -105,6 +105,7 @@ class Family:
         rules: conversions of other keys.
         defaults: key -> value where the key is absent; a used key that is not here must be given.
         required: key -> the values that it may have, besides being absent.
+        never_null: keys that may be absent but not null, which means something else.
         silent: key -> why it says nothing about the outputs.
         aliases: other name of a key -> the key.
         layers: layer of a model here -> name of its tensors without `.weight` and `.bias`; `{i}` is
@@ -128,6 +129,7 @@ class Family:
     rules: tuple[Rule, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    never_null: tuple[str, ...] = ()
     silent: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
@@ -179,6 +181,15 @@ class Family:
                 raise ValueError(self._other_head(head, name, value, fields[name]))
         return fields
 
+    def keys_of(self, name: str, config: Config) -> list[str]:
+        """Return the keys of a configuration that determine a spec field of another name."""
+        same = [key for key, field in self.fields.items() if field == name]
+        if same:
+            return [key for key in same if key != name]
+        given = self._completed(self._renamed(config))
+        keys = [key for rule in self.rules if name in _names(rule.read(given)) for key in rule.keys]
+        return [key for key in dict.fromkeys(keys) if key in config and key != name]
+
     def _other_head(self, head: str, name: str, value: Any, given: Any) -> str:
         if self.heads[head] is NEEDS_TIED:
             return (
@@ -229,6 +240,12 @@ class Family:
                     f"{key}={config[key]!r}: must be {shown}, or absent; no spec "
                     f"of {self.model_types[0]} expresses another value"
                 )
+        for key in self.never_null:
+            if key in config and config[key] is None:
+                raise ValueError(
+                    f"{key}=None: must have a value, or be absent; versions of transformers "
+                    "disagree on what null means"
+                )
         known = {*self.used, *required, *self.silent, *SILENT, "model_type", "architectures"}
         if unknown := [key for key in config if key not in known]:
             key = unknown[0]
@@ -239,6 +256,11 @@ class Family:
                 + (f" (is {hint[0]} meant?)" if hint else "")
                 + f"{more}; no key is ignored: remove it, if it says nothing about the outputs"
             )
+
+
+def _names(found: Mapping[str, Any]) -> set[str]:
+    """Return the names of the fields that a rule returned, also of single blocks."""
+    return {*found, *(name for block in found.get(BLOCKS, ()) for name in block)}
 
 
 def _read(rule: Rule, given: Config) -> dict[str, Any]:

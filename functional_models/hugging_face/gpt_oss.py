@@ -19,8 +19,8 @@ from functional_models.hugging_face.llama import (
     heads,
     layers,
 )
-from functional_models.hugging_face.rules import DECODER_PADDING, rotary, several
-from functional_models.hugging_face.silent import RETURNS, TRAINING
+from functional_models.hugging_face.rules import DECODER_PADDING, rotary, several, without
+from functional_models.hugging_face.silent import ROUTER
 
 _EXPERTS = f"{THEIRS}.mlp.experts"
 
@@ -55,9 +55,9 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         model_types=("gpt_oss",),
         heads=heads("GptOss"),
-        constants={name: x for name, x in forms.GPT_OSS.items() if name != "attention_bias"},
+        constants=without(forms.GPT_OSS, "attention_bias"),
         fields={
-            **{key: name for key, name in SIZES.items() if key != "intermediate_size"},
+            **without(SIZES, "intermediate_size"),
             "attention_bias": "attention_bias",
             "num_local_experts": "num_experts",
             "num_experts_per_tok": "num_active_experts",
@@ -84,8 +84,7 @@ FAMILIES: tuple[Family, ...] = (
         silent={
             "hidden_act": "not read, since the experts have an activation of their own",
             "initial_context_length": "the original length, which the rotary settings have too",
-            "output_router_logits": RETURNS,
-            "router_aux_loss_coef": TRAINING,
+            **ROUTER,
         },
         aliases={"num_experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"},
         layers=_LAYERS,

@@ -31,7 +31,7 @@ SIZES = {
     "head_dim": "head_dim",
     "rms_norm_eps": "norm_epsilon",
 }
-LAYER_NORM_SIZES = {key: name for key, name in SIZES.items() if key != "rms_norm_eps"}
+LAYER_NORM_SIZES = rules.without(SIZES, "rms_norm_eps")
 
 DEFAULTS: dict[str, Any] = {
     "head_dim": None,

@@ -26,8 +26,9 @@ from functional_models.hugging_face.rules import (
     activation,
     rotary,
     several,
+    without,
 )
-from functional_models.hugging_face.silent import RETURNS, TRAINING
+from functional_models.hugging_face.silent import ROUTER
 
 CHUNKED = "chunked_attention"
 
@@ -187,7 +188,7 @@ FAMILIES: tuple[Family, ...] = (
             "scale_expert_inputs": True,
         },
         fields={
-            **{key: name for key, name in SIZES.items() if key != "intermediate_size"},
+            **without(SIZES, "intermediate_size"),
             "intermediate_size_mlp": "intermediate_dim",
             "floor_scale": "attention_temperature_floor",
         },
@@ -215,11 +216,7 @@ FAMILIES: tuple[Family, ...] = (
             "floor_scale": 8192,
         },
         required={"attention_bias": (False,), "for_llm_compressor": (False,)},
-        silent={
-            "output_router_logits": RETURNS,
-            "router_aux_loss_coef": TRAINING,
-            "router_jitter_noise": TRAINING,
-        },
+        silent=ROUTER,
         layers=_layers(),
         **SHARED,
     ),

@@ -24,6 +24,7 @@ from functional_models.hugging_face.rules import (
     SIZES,
     activation_named,
     several,
+    without,
     written_activation,
 )
 from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, NOT_READ, TRAINING
@@ -120,7 +121,7 @@ FAMILIES: tuple[Family, ...] = (
             "feedforward_dropout": 0.0,
         },
         fields={
-            **{key: name for key, name in SIZES.items() if key != "attention_dropout"},
+            **without(SIZES, "attention_dropout"),
             "intermediate_size": "intermediate_dim",
             "norm_eps": "norm_epsilon",
             "norm_bias": "norm_bias",
@@ -158,6 +159,7 @@ FAMILIES: tuple[Family, ...] = (
             "local_attention": 128,
             "pad_token_id": 50283,
         },
+        never_null=("global_rope_theta", "local_rope_theta"),
         silent={
             "classifier_bias": "says whether the head has a bias, which is read",
             "classifier_pooling": CLASSIFIER,

@@ -29,9 +29,15 @@ from functional_models.hugging_face.llama import (
     heads,
     layers,
 )
-from functional_models.hugging_face.rules import DECODER_PADDING, activation, derived, rotary
+from functional_models.hugging_face.rules import (
+    DECODER_PADDING,
+    activation,
+    derived,
+    rotary,
+    without,
+)
 
-_SIZES = {key: name for key, name in SIZES.items() if key != "head_dim"}
+_SIZES = without(SIZES, "head_dim")
 _OUTPUT_NORMS = {
     "self_attention.output_norm": f"{THEIRS}.post_attention_layernorm",
     "feedforward.output_norm": f"{THEIRS}.post_feedforward_layernorm",
@@ -86,7 +92,7 @@ FAMILIES: tuple[Family, ...] = (
         heads=heads("Olmo"),
         constants={**forms.LLAMA, "norm": "layer", "norm_gain": False, "norm_epsilon": 1e-5},
         fields={
-            **{key: name for key, name in _SIZES.items() if key != "rms_norm_eps"},
+            **without(_SIZES, "rms_norm_eps"),
             "attention_bias": "attention_bias",
         },
         # Transformers 4 wants the older name of the type in this family.

@@ -20,6 +20,12 @@ SIZES: Mapping[str, str] = {
 }
 """Keys that most families name alike -> spec fields."""
 
+
+def without(entries: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Return the entries but for some, which a family reads otherwise or does not have."""
+    return {key: value for key, value in entries.items() if key not in keys}
+
+
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -283,16 +289,19 @@ def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, An
 
 def agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
     """Return the value of several keys, which may also be among the rotary settings."""
-    values = [config[key] for key in keys] + [given.pop(key, None) for key in keys]
-    found = list(dict.fromkeys(value for value in values if value is not None))
+    values = [(key, config[key]) for key in keys] + [(key, given.pop(key, None)) for key in keys]
+    found: dict[Any, str] = {}
+    for key, value in values:
+        if value is not None:
+            found.setdefault(value, key)
     if len(found) > 1:
-        shown = " and ".join(map(repr, found))
-        raise ValueError(f"{keys[0]}={shown}: given with two values; remove one of them")
+        shown = " and ".join(f"{key}={value!r}" for value, key in found.items())
+        raise ValueError(f"{shown}: given with two values; remove one of them")
     if not found and default is None:
         raise ValueError(
             f"{keys[0]} is missing, and versions of transformers disagree on its default; give it"
         )
-    return found[0] if found else default
+    return next(iter(found), default)
 
 
 def rope_settings(config: Config) -> tuple[str, dict[str, Any]]:

@@ -27,6 +27,13 @@ SUMMARY: Mapping[str, str] = dict.fromkeys(
 )
 """Keys of the heads of classifiers of GPT-2 and its relatives."""
 
+ROUTER: Mapping[str, str] = {
+    "output_router_logits": RETURNS,
+    "router_aux_loss_coef": TRAINING,
+    "router_jitter_noise": TRAINING,
+}
+"""Keys of mixtures of experts."""
+
 SILENT: Mapping[str, str] = {
     **dict.fromkeys(
         (

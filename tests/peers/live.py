@@ -54,9 +54,10 @@ def test_a_state_dict_that_torch_saves_is_read(name: str, is_zip: bool, tmp_path
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "bert", "t5"])
 def test_weights_in_bfloat16_are_read_exactly(name: str, tmp_path: Path) -> None:
-    model = make_model(name).to(torch.bfloat16)
-    model.save_pretrained(tmp_path / "saved")
+    model = make_model(name)
     inputs = make_inputs(model)
+    settle(model, inputs)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "saved")
     loaded = type(model).from_pretrained(
         tmp_path / "saved", dtype=torch.float32, attn_implementation="eager"
     )

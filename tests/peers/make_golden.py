@@ -13,10 +13,13 @@ import json
 import sys
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from cases import CASES
@@ -110,10 +113,21 @@ def outputs_of(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarra
     return {key: value.float().numpy() for key, value in outputs.items()}
 
 
+@contextmanager
+def float64() -> Iterator[None]:
+    """Let models of float64 compute norms, rotary angles and softmax in float64 too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch, "float", torch.float64)
+        yield
+
+
 def rounding_of(model: Any, inputs: dict[str, np.ndarray]) -> float:
     """Return how far outputs are from those in float64, relative to the largest."""
     outputs = outputs_of(model, inputs)
-    exact = outputs_of(copy.deepcopy(model).double(), inputs)
+    with float64():
+        exact = outputs_of(copy.deepcopy(model).double(), inputs)
     real = {key: slice(None) if key == "pooled" else inputs["real"] for key in exact}
     # Windows of padding may have no tokens at all, of which PyTorch makes NaN.
     return max(

@@ -2,6 +2,7 @@
 
     pip install 'transformers==4.57.*' sentencepiece protobuf jinja2
     python tests/peers/make_tokenizers.py            # makes the folders
+    python tests/peers/make_tokenizers.py cohere     # makes some anew, and keeps the others
     python tests/peers/make_tokenizers.py --check    # compares another version with what is stored
 
 Every tokenizer is trained on the texts of tokenizer_texts.py, with the normalizer, splits and
@@ -16,7 +17,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import tokenizers
 import transformers
 from tokenizer_texts import (
     CHATML_TEMPLATE,
+    COHERE_TEMPLATE,
     CONVERSATIONS,
     HARD,
     LLAMA_2_TEMPLATE,
@@ -44,6 +46,7 @@ from tokenizers import (
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden_tokenizers"
+EXPECTED = "expected.json.gz"
 
 LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -180,6 +183,27 @@ def deepseek(folder: Path) -> None:
     config |= {"add_eos_token": False, "clean_up_tokenization_spaces": False}
     write(folder / "tokenizer_config.json", config)
     write(folder / "config.json", {"model_type": "deepseek_v3", "eos_token_id": 1})
+
+
+def cohere(folder: Path) -> None:
+    """Single digits, and a class that puts the start token before a text."""
+    special = ["<PAD>", "<UNK>", "<CLS>", "<SEP>", "<MASK_TOKEN>", "<BOS_TOKEN>", "<EOS_TOKEN>"]
+    special += [f"<|{name}_TOKEN|>" for name in ("START_OF_TURN", "END_OF_TURN", "USER", "CHATBOT")]
+    made = byte_pairs(special, None, normalizers.NFC())
+    steps = [pre_tokenizers.Digits(individual_digits=True)]
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    made.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "CohereTokenizer", "add_bos_token": True, "add_eos_token": False}
+    config |= {"add_prefix_space": False, "legacy": True, "use_default_system_prompt": False}
+    config |= {"bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>"}
+    config |= {"pad_token": "<PAD>", "unk_token": None, "clean_up_tokenization_spaces": False}
+    config["chat_template"] = [{"name": "default", "template": COHERE_TEMPLATE}]
+    write(folder / "tokenizer_config.json", config)
+    ids = {"pad_token_id": 0, "bos_token_id": 5, "eos_token_id": 8}
+    write(folder / "config.json", {"model_type": "cohere", **ids})
 
 
 def qwen(folder: Path) -> None:
@@ -351,6 +375,7 @@ FOLDERS: tuple[Callable[[Path], None], ...] = (
     marian,
     m2m100,
     deepseek,
+    cohere,
 )
 
 
@@ -417,10 +442,10 @@ def chat_options() -> list[dict[str, Any]]:
     ]
 
 
-def make_folders() -> None:
-    shutil.rmtree(GOLDEN, ignore_errors=True)
-    for make in FOLDERS:
+def make_folders(chosen: Sequence[Callable[[Path], None]]) -> None:
+    for make in chosen:
         folder = GOLDEN / make.__name__
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         make(folder)
         for path in folder.glob("*.json"):
@@ -440,20 +465,29 @@ def differences(stored: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def stored() -> dict[str, Any]:
+    """Return what is stored for each folder."""
+    found: dict[str, Any] = json.loads(gzip.decompress((GOLDEN / EXPECTED).read_bytes()))
+    return found["folders"]
+
+
 def main() -> None:
-    if sys.argv[1:] != ["--check"]:
-        make_folders()
+    names, checks = sys.argv[1:], sys.argv[1:] == ["--check"]
+    chosen = [make for make in FOLDERS if checks or not names or make.__name__ in names]
+    if not checks:
+        make_folders(chosen)
     results = {}
-    for make in FOLDERS:
+    for make in chosen:
         with tempfile.TemporaryDirectory() as copy:
             folder = shutil.copytree(GOLDEN / make.__name__, f"{copy}/{make.__name__}")
             results[make.__name__] = expected(Path(folder))
-    if sys.argv[1:] == ["--check"]:
-        stored = json.loads(gzip.decompress((GOLDEN / "expected.json.gz").read_bytes()))["folders"]
-        sys.exit("\n".join(differences(stored, results)) or 0)
+    if checks:
+        sys.exit("\n".join(differences(stored(), results)) or 0)
+    if names:
+        results = {**stored(), **results}
     about = {"texts": HARD, "conversations": CONVERSATIONS, "chat_options": chat_options()}
     content = json.dumps({**about, "folders": results}, separators=(",", ":")).encode()
-    (GOLDEN / "expected.json.gz").write_bytes(gzip.compress(content, mtime=0))
+    (GOLDEN / EXPECTED).write_bytes(gzip.compress(content, mtime=0))
 
 
 if __name__ == "__main__":

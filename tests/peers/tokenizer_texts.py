@@ -95,6 +95,17 @@ You are a helpful assistant<|im_end|>
 
 {% endif %}
 """
+COHERE_TEMPLATE = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}"
+    "{% set preamble = messages[0]['content'] %}{% elif false == true %}{% set turns = messages %}"
+    "{% set preamble = 'none' %}{% else %}{% set turns = messages %}{% set preamble = false %}"
+    "{% endif %}{% if preamble != false %}{{ '<|START_OF_TURN_TOKEN|>' + preamble | trim }}"
+    "{% endif %}{% for m in turns %}{% set content = m['content'] %}{% if m['role'] == 'user' %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|USER_TOKEN|>' + content.strip() + '<|END_OF_TURN_TOKEN|>' }}"
+    "{% elif m['role'] == 'assistant' %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' + "
+    "content.strip() + '<|END_OF_TURN_TOKEN|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"
+)
 LLAMA_2_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + "
     "' [/INST]' }}{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
