@@ -10,7 +10,7 @@ import keras_hub
 import numpy as np
 import pytest
 import sentencepiece
-from hub_backbones import BACKBONES, backbone_of, randomise, tokens_of
+from hub_backbones import BACKBONES, backbone_of, randomise, shared_backbone, tokens_of
 from reference import reference_logits
 from safetensors.numpy import save_file
 from small_models import (
@@ -42,15 +42,19 @@ def test_a_masked_language_model_keeps_its_head() -> None:
     assert relative_error(logits[real], as_array(expected)[real]) < 1e-5
 
 
-def byte_pair_task() -> Any:
-    """Return a GPT-2 task with a tokenizer of 31 tokens, mostly letters."""
+def byte_pair_tokenizer() -> Any:
+    """Return a tokenizer of 31 tokens, mostly letters."""
     vocabulary = {"<|endoftext|>": 0, **{chr(97 + i): i + 1 for i in range(26)}}
     vocabulary |= {"th": 27, "he": 28, "the": 29, "\u0120": 30}
-    tokenizer = keras_hub.models.GPT2Tokenizer(vocabulary, ["t h", "h e", "th e"])
-    return keras_hub.models.GPT2CausalLM(
-        backbone_of("gpt2"),
-        keras_hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=17),
+    return keras_hub.models.GPT2Tokenizer(vocabulary, ["t h", "h e", "th e"])
+
+
+def byte_pair_task() -> Any:
+    """Return a GPT-2 task with this tokenizer."""
+    preprocessor = keras_hub.models.GPT2CausalLMPreprocessor(
+        byte_pair_tokenizer(), sequence_length=17
     )
+    return keras_hub.models.GPT2CausalLM(shared_backbone("gpt2"), preprocessor)
 
 
 @pytest.mark.slow
@@ -121,7 +125,7 @@ def hugging_face_gpt2(folder: Path) -> dict[str, np.ndarray]:
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "np"})
     (folder / "config.json").write_text(json.dumps(config))
-    tokenizer = byte_pair_task().preprocessor.tokenizer
+    tokenizer = byte_pair_tokenizer()
     (folder / "vocab.json").write_text(json.dumps(dict(tokenizer.vocabulary)))
     (folder / "merges.txt").write_text("t h\nh e\nth e\n")
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
@@ -166,7 +170,7 @@ def test_the_command_line_imports_a_preset(
 
 
 def test_a_model_without_a_tokenizer_processes_tokens_only(tmp_path: Path) -> None:
-    lm = fm.from_keras_hub(backbone_of("llama"))
+    lm = fm.from_keras_hub(shared_backbone("llama"))
     for take_text in (lambda: lm.generate("the"), lambda: lm.tokenizer):
         with pytest.raises(ValueError, match=r"no tokenizer.*from_keras_hub\(..., tokenizer="):
             take_text()
@@ -174,9 +178,7 @@ def test_a_model_without_a_tokenizer_processes_tokens_only(tmp_path: Path) -> No
     tokens, _ = tokens_of(0)
     again = fm.load(tmp_path / "model").model(tokens)
     np.testing.assert_array_equal(as_array(again), as_array(lm.model(tokens)))
-    letters = fm.from_keras_hub(
-        backbone_of("gpt2"), tokenizer=byte_pair_task().preprocessor.tokenizer
-    )
+    letters = fm.from_keras_hub(shared_backbone("gpt2"), tokenizer=byte_pair_tokenizer())
     assert letters.tokenizer.decode([letters.tokens("the")]) == ["the"]
 
 
@@ -267,19 +269,19 @@ def word_pieces() -> Any:
 
 
 def test_a_text_encoder_returns_the_vectors_of_keras_hub(tmp_path: Path) -> None:
-    backbone = backbone_of("bert")
+    backbone = shared_backbone("bert")
     encoder = fm.from_keras_hub(backbone, tokenizer=word_pieces())
     texts = ["the cats sat on the mat", "the cat", "sat"]
     encoder.save(tmp_path / "model")
+    pack = keras_hub.models.BertTextClassifierPreprocessor(word_pieces(), sequence_length=13)
+    expected = backbone(pack(texts))
+    hidden = as_array(expected["sequence_output"])
+    pooled = as_array(expected["pooled_output"])
     for model in (encoder, fm.load(tmp_path / "model")):
         found = model.vectors(texts, batch_size=2)
         assert [len(vectors) for vectors in found] == [9, 4, 3]
-        pack = keras_hub.models.BertTextClassifierPreprocessor(word_pieces(), sequence_length=13)
-        expected = backbone(pack(texts))
-        hidden = as_array(expected["sequence_output"])
         for vectors, row in zip(found, hidden, strict=True):
             assert relative_error(vectors, row[: len(vectors)]) < 1e-5
-        pooled = as_array(expected["pooled_output"])
         assert relative_error(model.pooled(texts, batch_size=2), pooled) < 1e-5
     assert encoder.vectors([]) == []
     assert encoder.pooled([]).shape == (0, 14)
@@ -293,7 +295,7 @@ def test_unsupported_uses_of_a_text_encoder_raise(
 ) -> None:
     from functional_models.cli import main
 
-    encoder = fm.from_keras_hub(backbone_of("distil_bert"), tokenizer=word_pieces())
+    encoder = fm.from_keras_hub(shared_backbone("distil_bert"), tokenizer=word_pieces())
     with pytest.raises(ValueError, match=r"no pooler .pooler=False.*vectors"):
         encoder.pooled(["the cat"])
     with pytest.raises(ValueError, match=r"has 19 tokens .* max_sequence_length is 17; shorten it"):

@@ -300,7 +300,9 @@ def test_rows_include_their_end_token_or_stop_token(language):
     assert run(other, PROMPTS) == expected
 
 
-@pytest.mark.parametrize(("name", "options"), [("greedy", {}), ("beam", BEAM)])
+@pytest.mark.parametrize(
+    ("name", "options"), [("greedy", {}), pytest.param("beam", BEAM, marks=pytest.mark.slow)]
+)
 def test_a_prompt_may_leave_room_for_a_single_token(language, name, options):
     longest = np.random.default_rng(0).integers(2, 31, ROOM - 1)
     found = run(language, [longest], name, 1, **options)

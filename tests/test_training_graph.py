@@ -14,7 +14,7 @@ ROWS, LENGTH = 3, 7
 
 
 def decoder(precision="float32", **fields):
-    sizes = {"vocabulary_size": 23, "num_layers": 2, "hidden_dim": 12, "num_heads": 2}
+    sizes = {"vocabulary_size": 23, "num_layers": 1, "hidden_dim": 12, "num_heads": 2}
     sizes |= {"intermediate_dim": 17, "max_sequence_length": LENGTH, "pad_token_id": None}
     keras.config.set_dtype_policy(precision)
     try:
@@ -129,18 +129,25 @@ def test_a_step_equals_one_of_keras(name, fuses, monkeypatch):
     assert_equal_steps(found, step(model, batch(), 0.1, run_eagerly=True))
 
 
-@pytest.mark.parametrize("options", [{"jit_compile": False}, {"jit_compile": True}])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({"jit_compile": False}, marks=pytest.mark.slow), {"jit_compile": True}],
+)
 def test_a_step_runs_compiled(options, monkeypatch):
     monkeypatch.setattr(cross_entropy, "CHUNK", 5)
-    model = decoder(num_layers=1)
+    model = decoder()
     expected = step(model, batch(), run_eagerly=True)
     assert_equal_steps(step_of_graph(model, batch(), **options), expected)
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_half_precision_rounds_a_step_no_more_than_keras_does(precision):
     # Without a kink that rounding could cross.
-    full, half = (decoder(policy, activation="gelu") for policy in ("float32", precision))
+    full, half = (
+        decoder(policy, num_layers=2, activation="gelu") for policy in ("float32", precision)
+    )
     half.set_weights(full.get_weights())
     expected = step(full, batch(), run_eagerly=True)
 
@@ -185,7 +192,7 @@ def test_ties_are_right_and_only_the_first_of_them_an_exact_match():
 
 @pytest.mark.slow
 def test_weights_of_tokens_are_not_rounded_to_the_precision_of_the_model():
-    model = decoder("mixed_bfloat16")
+    model = decoder("mixed_bfloat16", num_layers=2)
     tokens, labels, weights = batch()
     odd = weights + np.float32(1.001)  # bfloat16 would make it 1
     losses = [step_of_graph(model, (tokens, labels, w))[0]["loss"] for w in (odd, np.round(odd))]

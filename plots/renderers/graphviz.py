@@ -14,8 +14,9 @@ from plots.registry import graph_renderer
 from plots.renderers import check_direction
 from plots.renderers.boxes import Labels, picture_file, quoted
 from plots.renderers.dot import graph_to_dot
-from plots.renderers.engines import SECONDS, run_graphviz
+from plots.renderers.engines import run_graphviz
 from plots.renderers.pages import page_of
+from plots.renderers.placement import place
 
 if TYPE_CHECKING:
     import pydot
@@ -50,7 +51,7 @@ def _register(picture: str, suffixes: tuple[str, ...], summary: str) -> Callable
             return render_dot(drawn, picture).decode()
         pictures = tuple(graph.pictures.values())
         page = page_of(graph, labels, rankdir, dpi, splines, columns)
-        return render_dot(page, picture, pictures, "nop2")
+        return render_dot(page, picture, pictures, is_placed=True)
 
     renderer.__name__ = picture
     renderer.__doc__ = f"""{summary}
@@ -95,7 +96,7 @@ def check_style(rankdir: str, dpi: int, columns: int | None = None) -> None:
 
 
 def render_dot(
-    dot: pydot.Dot, picture: str, in_nodes: Iterable[str] = (), engine: str = "dot"
+    dot: pydot.Dot, picture: str, in_nodes: Iterable[str] = (), is_placed: bool = False
 ) -> bytes:
     """Return `dot` in one of `FORMATS`; equal DOT is rendered as equal bytes.
 
@@ -104,12 +105,14 @@ def render_dot(
         picture: The format. A PNG is scaled down, whatever its dpi, so that no side is longer than
             `MAX_SIDE_PIXELS`; vector formats keep their size.
         in_nodes: The pictures inside nodes; see `Graph.pictures`.
-        engine: The layout engine.
+        is_placed: Whether `dot` has all positions; otherwise they are set in it.
 
     Raises:
         ImportError: if neither `dot` nor pygraphviz is installed.
         RuntimeError: if Graphviz cannot draw the graph.
     """
+    if picture != "dot" and not is_placed:
+        place(dot)
     if picture in ("png", "jpg"):
         # `size` is the largest extent in inches; Graphviz scales down what is larger.
         inches = MAX_SIDE_PIXELS / float(dot.get("dpi") or 96)
@@ -124,8 +127,7 @@ def render_dot(
             (Path(folder) / name).write_bytes(base64.b64decode(encoded))
         if contents:
             dot.set("imagepath", quoted(folder))
-        seconds = SECONDS if engine == "dot" else _MOST_SECONDS
-        data = run_graphviz(dot.to_string(), picture, engine, seconds)
+        data = run_graphviz(dot.to_string(), picture, "nop2", _MOST_SECONDS)
     if picture == "svg":
         for name, encoded in contents.items():
             link = f'href="data:image/png;base64,{encoded}"'

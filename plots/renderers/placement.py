@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from plots.renderers.boxes import quoted
@@ -26,8 +30,11 @@ Attributes = Mapping[Key, Mapping[str, str]]
 
 _PICTURE = re.compile(r"<img [^>]*/>")
 _PAIR = re.compile(r"(-?[\d.]+(?:e[+-]?\d+)?),(-?[\d.]+(?:e[+-]?\d+)?)")
-_ROW = 16.0  # points; edges are looked up by rows of this height
 _ASIDE = 7.0  # points between a title and edges
+_STEP = 4.0  # points between those at which edges are looked up
+_MOST_LAYOUTS = 4  # of a graph whose clusters are too narrow for their titles
+_BESIDE_LABEL = 8.0  # points that Graphviz leaves on each side of the label of a cluster
+_SPACE = 0.278  # width of a space in Helvetica, as a multiple of the size
 _POSITIONS = ("pos", "lp", "xlp", "bb")
 _FLOWS = {  # rankdir -> direction of the flow, direction across it
     "TB": ((0, -1), (1, 0)),
@@ -64,18 +71,33 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
+class Title:
+    """Title of a cluster, in points.
+
+    Attributes:
+        width: Width without the spaces that made the cluster wide.
+        height: Height, which is also the size of its font.
+        reserved: Width with these spaces, as Graphviz measures it.
+    """
+
+    width: float
+    height: float
+    reserved: float
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Positions, as attributes of DOT.
 
     Attributes:
         attributes: "pos", "lp", "xlp" and "bb"; also "width" and "height" of nodes, in inches.
         corners: Lower left and upper right corner of the rectangle around everything.
-        titles: Key of a cluster -> (width, height) of its title.
+        titles: Key of a cluster -> its title.
     """
 
     attributes: Attributes
     corners: tuple[Point, Point]
-    titles: Mapping[Key, Point] = field(default_factory=dict)
+    titles: Mapping[Key, Title] = field(default_factory=dict)
 
     def moved(self, by: Point) -> Placement:
         """Return it moved by a vector."""
@@ -106,28 +128,48 @@ class Placement:
 
         A title is as far to the right as possible.
         """
-        rows: dict[int, list[Point]] = defaultdict(list)
-        for key, found in self.attributes.items():
-            if key[0] == "edge" and "pos" in found:
-                for x, y in _along(_points(found["pos"])):
-                    rows[round(y / _ROW)].append((x, y))
         attributes = dict(self.attributes)
-        for key, (width, height) in self.titles.items():
-            found = attributes.get(key, {})
+        for key, end, _ in self._free_ends():
+            ((_, y),) = _points(attributes[key]["lp"])
+            place = point_text((end - self.titles[key].width / 2, y))
+            attributes[key] = {**attributes[key], "lp": place}
+        return replace(self, attributes=attributes)
+
+    def missing_widths(self) -> dict[Key, float]:
+        """Return the points by which clusters are too narrow for a title that no edge crosses."""
+        return {key: missing for key, _, missing in self._free_ends() if missing > 0}
+
+    def _free_ends(self) -> Iterator[tuple[Key, float, float]]:
+        """Yield (key of a cluster, right end of its title, points by which it is too narrow)."""
+        curves = [
+            curve
+            for key, found in self.attributes.items()
+            if self.titles and key[0] == "edge" and "pos" in found
+            for curve in _curves(_points(found["pos"]))
+        ]
+        for key, title in self.titles.items():
+            found = self.attributes.get(key, {})
             if "lp" not in found:
                 continue
             (left, _), (right, _) = _points(found["bb"])
             ((_, y),) = _points(found["lp"])
-            near = range(round((y - height) / _ROW) - 1, round((y + height) / _ROW) + 2)
-            taken = [x for row in near for x, other in rows[row] if abs(other - y) < height / 2 + 3]
+            half = title.height / 2 + 3
+            taken = [
+                x
+                for curve in curves
+                if min(v for _, v in curve) < y + half and max(v for _, v in curve) > y - half
+                for x, other in _along(curve)
+                if abs(other - y) < half
+            ]
             end = right - _ASIDE
             for x in sorted(taken, reverse=True):
-                if end - width - _ASIDE < x < end + _ASIDE:
+                if end - title.width - _ASIDE < x < end + _ASIDE:
                     end = x - _ASIDE
-            if end - width < left + _ASIDE:  # there is no such place
-                end = right - _ASIDE
-            attributes[key] = {**found, "lp": point_text((end - width / 2, y))}
-        return replace(self, attributes=attributes)
+            if end - title.width > left + _ASIDE:
+                yield key, end, 0.0
+            else:  # there is no such place
+                last = max((x for x in taken if x < right), default=left)
+                yield key, right - _ASIDE, max(last, left) + 2 * _ASIDE + title.width - right + 1
 
     def centre(self, name: str) -> Point:
         """Return the position of a node."""
@@ -145,16 +187,24 @@ class Placement:
         return top, bottom, left, right
 
 
-def _along(points: Sequence[Point], steps: int = 12) -> Iterator[Point]:
-    """Yield points on consecutive cubic Bézier curves, after the tip of an arrow."""
+def _curves(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
+    """Yield the cubic Bézier curves of an edge, after the line to the tip of its arrow."""
     tip = (len(points) - 1) % 3
-    yield from points[:tip]
+    if tip:
+        yield points[0], points[0], points[-1], points[-1]
     for start in range(tip, len(points) - 3, 3):
-        for step in range(steps + 1):
-            t = step / steps
-            weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
-            corners = list(zip(weights, points[start : start + 4], strict=True))
-            yield sum(w * x for w, (x, _) in corners), sum(w * y for w, (_, y) in corners)
+        yield points[start : start + 4]
+
+
+def _along(curve: Sequence[Point]) -> Iterator[Point]:
+    """Yield points on a cubic Bézier curve that are close to each other."""
+    length = sum(abs(c - a) + abs(d - b) for (a, b), (c, d) in pairwise(curve))
+    steps = ceil(length / _STEP) + 1
+    for step in range(steps + 1):
+        t = step / steps
+        weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
+        weighted = list(zip(weights, curve, strict=True))
+        yield sum(w * x for w, (x, _) in weighted), sum(w * y for w, (_, y) in weighted)
 
 
 def _around(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
@@ -187,13 +237,63 @@ def point_text(point: Point) -> str:
 def placed_by_graphviz(dot: pydot.Dot, seconds: float = SECONDS) -> Placement:
     """Return where Graphviz places the nodes and edges of a graph.
 
-    Cells of pictures have fixed sizes, so that their files are not needed.
+    Clusters in which edges leave no room for the title are made wider, by spaces in their labels in
+    `dot`, as far as that helps. Cells of pictures have fixed sizes, so that their files are not
+    needed.
+
+    Args:
+        dot: The graph.
+        seconds: The time limit.
 
     Raises:
         ImportError, RuntimeError: see `run_graphviz`.
     """
+    end = time.monotonic() + seconds
+    placement = _layout(dot, seconds)
+    missing = placement.missing_widths()
+    with suppress(RuntimeError):  # such as at the time limit
+        for _ in range(_MOST_LAYOUTS - 1):
+            seconds = end - time.monotonic()
+            if not missing or seconds <= 0:
+                break
+            _widen(dot, placement, missing)
+            wider = _layout(dot, seconds)
+            still = wider.missing_widths()
+            if len(still) < len(missing):
+                placement = wider
+            missing = still
+    return placement
+
+
+def _layout(dot: pydot.Dot, seconds: float) -> Placement:
     text = _PICTURE.sub("", dot.to_string())
     return read_placement(run_graphviz(text, "json0", seconds=seconds))
+
+
+def _widen(dot: pydot.Dot, placement: Placement, missing: Mapping[Key, float]) -> None:
+    """Put spaces before the titles of clusters, which are to become wider by so many points."""
+    for cluster in _clusters_of(dot):
+        key = "cluster", str(cluster.get_name())
+        if key in missing:
+            title = placement.titles[key]
+            (left, _), (right, _) = _points(placement.attributes[key]["bb"])
+            width = right - left - 2 * _BESIDE_LABEL + missing[key] - title.reserved
+            spaces = "\N{NO-BREAK SPACE}" * ceil(max(width, 0) / (_SPACE * title.height))
+            cluster.set("label", f'"{spaces}{str(cluster.get("label"))[1:]}')
+
+
+def place(dot: pydot.Dot) -> None:
+    """Set the positions of a graph that has none, for the layout engine "nop2".
+
+    Raises:
+        ImportError, RuntimeError: see `run_graphviz`.
+    """
+    placement = placed_by_graphviz(dot).with_free_titles()
+    set_positions(dot, placement.attributes)
+    for cluster in _clusters_of(dot):
+        if label := cluster.get("label"):
+            title = str(label)[1:].lstrip("\N{NO-BREAK SPACE}")
+            cluster.set("label", f'"{title}')
 
 
 def read_placement(data: bytes) -> Placement:
@@ -212,8 +312,8 @@ def read_placement(data: bytes) -> Placement:
         ends = names[found["tail"]], names[found["head"]]
         attributes["edge", *ends, str(numbers[ends])] = _chosen(found, _POSITIONS)
         numbers[ends] += 1
-    titles: dict[Key, Point] = {
-        ("cluster", _as_in_dot(found["name"])): _title_size(found)
+    titles: dict[Key, Title] = {
+        ("cluster", _as_in_dot(found["name"])): _title_of(found)
         for found in document.get("objects", ())
         if "bb" in found and found.get("label")
     }
@@ -221,10 +321,10 @@ def read_placement(data: bytes) -> Placement:
     return Placement(attributes, (first, second), titles)
 
 
-def _title_size(found: Mapping[str, Any]) -> Point:
-    """Return the size of the title of a cluster, without the spaces that made the cluster wide."""
+def _title_of(found: Mapping[str, Any]) -> Title:
     label, size = str(found["label"]), float(found.get("fontsize", 14))
-    return 0.6 * size * len(label.strip("\N{NO-BREAK SPACE}")), size
+    width = 0.6 * size * len(label.strip("\N{NO-BREAK SPACE}"))
+    return Title(width, size, 72 * float(found.get("lwidth", 0)))
 
 
 def _as_in_dot(name: str) -> str:
