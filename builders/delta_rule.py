@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import keras
 from keras import KerasTensor, ops
 
+from builders.elementwise import SameShape
+
 Tensor = Any
 
 _UNIT_EPSILON = 1e-6
@@ -193,7 +195,7 @@ def unit_length(x: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class GatedNorm(keras.layers.Layer):
+class GatedNorm(SameShape):
     """RMS norm of each head times a gain and silu(gate): (b, t, n, j), (b, t, n, j) -> same.
 
     Args:
@@ -216,6 +218,3 @@ class GatedNorm(keras.layers.Layer):
     def call(self, x: Tensor, gate: Tensor) -> Tensor:
         x = ops.rms_normalization(x, scale=self.scale, axis=-1, epsilon=self.epsilon)
         return x * ops.silu(gate)
-
-    def compute_output_spec(self, x: KerasTensor, gate: KerasTensor) -> KerasTensor:
-        return KerasTensor(x.shape, dtype=self.compute_dtype)
