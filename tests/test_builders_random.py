@@ -301,12 +301,13 @@ def gradients_of(model: keras.Model, tokens: Any, upstream: np.ndarray) -> dict[
     order = [names[id(variable)] for variable in model.trainable_variables]
     fixed = [variable.value for variable in model.non_trainable_variables]
     ops = keras.ops
+    factors = ops.convert_to_tensor(upstream)
 
     def total(values: Any) -> Any:
         outputs, _ = model.stateless_call([values[name] for name in order], fixed, tokens)
         if isinstance(outputs, dict):
             outputs = ops.concatenate([ops.reshape(outputs[k], (-1,)) for k in sorted(outputs)])
-        return ops.sum(ops.reshape(outputs, (-1,)) * upstream)
+        return ops.sum(ops.reshape(outputs, (-1,)) * factors)
 
     at = {names[id(v)]: ops.convert_to_tensor(v.value) for v in model.trainable_variables}
     return {name: as_array(slope) for name, slope in gradient(total, at).items()}
