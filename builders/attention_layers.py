@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras import KerasTensor, ops
 
-from builders.elementwise import capped
+from builders.elementwise import SameShape, capped
 from builders.fused import fused_softmax, is_fusing
 
 Tensor = Any
@@ -50,7 +50,7 @@ def masked_softmax(
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class MixedValue(keras.layers.Layer):
+class MixedValue(SameShape):
     """(1 - a) v + a v_1 with one trained number a, `share`, that starts at 1/2.
 
     Values (b, s, k, h) of a block and of the first block -> same (Zhou et al. 2024, "Value Residual
@@ -70,9 +70,6 @@ class MixedValue(keras.layers.Layer):
 
     def call(self, value: Tensor, first: Tensor) -> Tensor:
         return (1 - self.share) * value + self.share * first
-
-    def compute_output_spec(self, value: KerasTensor, first: KerasTensor) -> KerasTensor:
-        return KerasTensor(value.shape, dtype=self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -96,7 +93,7 @@ class AttentionSinks(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class AttentionTemperature(keras.layers.Layer):
+class AttentionTemperature(SameShape):
     """q (1 + a ln(1 + floor((p + 1) / f))): query (b, t, n, h), p int (1 or b, t) -> (b, t, n, h).
 
     The softmax of longer sequences stays as sharp as that of short ones (Nakanishi 2025,
@@ -119,9 +116,6 @@ class AttentionTemperature(keras.layers.Layer):
         steps = ops.floor_divide(ops.maximum(positions + 1, 0), self.floor)
         factor = 1 + self.strength * ops.log1p(ops.cast(steps, "float32"))  # (1 or b, t)
         return query * ops.cast(factor, query.dtype)[:, :, None, None]
-
-    def compute_output_spec(self, query: KerasTensor, positions: KerasTensor) -> KerasTensor:
-        return KerasTensor(query.shape, dtype=query.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "strength": self.strength, "floor": self.floor}
@@ -222,7 +216,7 @@ class BiasedScores(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class MaskedSoftmax(keras.layers.Layer):
+class MaskedSoftmax(SameShape):
     """`masked_softmax` in the precision of the model."""
 
     graph_declaration: ClassVar[dict[str, Any]] = {
@@ -235,14 +229,6 @@ class MaskedSoftmax(keras.layers.Layer):
         self, scores: Tensor, mask: Tensor | None = None, sinks: Tensor | None = None
     ) -> Tensor:
         return masked_softmax(scores, mask, sinks, dtype=self.compute_dtype)
-
-    def compute_output_spec(
-        self,
-        scores: KerasTensor,
-        mask: KerasTensor | None = None,
-        sinks: KerasTensor | None = None,
-    ) -> KerasTensor:
-        return KerasTensor(scores.shape, dtype=self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -17,6 +17,7 @@ import keras
 from keras import KerasTensor, ops
 
 from builders.documents import of_same_document, places_in_documents
+from builders.elementwise import SameShape
 
 Tensor = Any
 
@@ -222,7 +223,7 @@ def unit_length(x: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class GatedNorm(keras.layers.Layer):
+class GatedNorm(SameShape):
     """RMS norm of each head times a gain and silu(gate): (b, t, n, j), (b, t, n, j) -> same.
 
     Args:
@@ -245,6 +246,3 @@ class GatedNorm(keras.layers.Layer):
     def call(self, x: Tensor, gate: Tensor) -> Tensor:
         x = ops.rms_normalization(x, scale=self.scale, axis=-1, epsilon=self.epsilon)
         return x * ops.silu(gate)
-
-    def compute_output_spec(self, x: KerasTensor, gate: KerasTensor) -> KerasTensor:
-        return KerasTensor(x.shape, dtype=self.compute_dtype)

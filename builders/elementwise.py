@@ -38,8 +38,15 @@ def capped(x: Tensor, cap: float) -> Tensor:
     return cap * ops.tanh(ops.cast(x, "float32") / cap)
 
 
+class SameShape(keras.layers.Layer):
+    """Base class of layers whose output has the shape of their first input, in their precision."""
+
+    def compute_output_spec(self, x: KerasTensor, *others: Any, **more: Any) -> KerasTensor:
+        return KerasTensor(x.shape, dtype=self.compute_dtype)
+
+
 @keras.saving.register_keras_serializable(package="builders")
-class SoftCap(keras.layers.Layer):
+class SoftCap(SameShape):
     """cap * tanh(x / cap), computed in float32 (Gemma 2, section 2): any shape -> same."""
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}
@@ -56,7 +63,7 @@ class SoftCap(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class Scale(keras.layers.Layer):
+class Scale(SameShape):
     """x times a constant. (`keras.layers.Rescaling` needs TensorFlow on every backend.)"""
 
     graph_declaration: ClassVar[dict[str, Any]] = {
@@ -76,7 +83,7 @@ class Scale(keras.layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
-class TrainedFactors(keras.layers.Layer):
+class TrainedFactors(SameShape):
     """Base class of layers with trained numbers, `factors`, for the last axes of what they take.
 
     A number is start / stored times a weight, `scale`, that starts at `stored`. Adam moves all
@@ -123,9 +130,6 @@ class LearnedScale(TrainedFactors):
 
     def call(self, x: Tensor) -> Tensor:
         return x * self.factors
-
-    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
-        return KerasTensor(x.shape, dtype=self.compute_dtype)
 
 
 @fused

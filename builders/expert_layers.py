@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import keras
 from keras import KerasTensor, ops
 
+from builders.elementwise import SameShape
 from builders.grouped_products import (
     choices_of_rows,
     grouped_product,
@@ -118,7 +119,7 @@ class TopExperts(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class ExpertCapacity(keras.layers.Layer):
+class ExpertCapacity(SameShape):
     """Weights, in training zero for tokens beyond the capacity of an expert.
 
     weights and chosen (b, t, a), real, bool (b, 1, t) -> (b, t, a). In a sequence of t tokens, not
@@ -155,12 +156,9 @@ class ExpertCapacity(keras.layers.Layer):
         number = ops.sum(ops.cumsum(of_expert, axis=1) * of_expert, axis=-1)  # from 1
         return weights * ops.cast(ops.reshape(number, shape) <= capacity, weights.dtype)
 
-    def compute_output_spec(self, weights: KerasTensor, *_: KerasTensor) -> KerasTensor:
-        return KerasTensor(weights.shape, weights.dtype)
-
 
 @keras.saving.register_keras_serializable(package="builders")
-class RouterLosses(keras.layers.Layer):
+class RouterLosses(SameShape):
     """The weights as they are; adds the losses of the router in training.
 
     weights (b, t, a), logits and scores (b, t, e), chosen, int (b, t, a), real, bool (b, 1, t)
@@ -207,9 +205,6 @@ class RouterLosses(keras.layers.Layer):
             squares = ops.square(ops.logsumexp(logits, axis=-1))
             self.add_loss(self.z * mean_of_tokens(squares, real))
         return weights
-
-    def compute_output_spec(self, weights: KerasTensor, *others: KerasTensor) -> KerasTensor:
-        return KerasTensor(weights.shape, weights.dtype)
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -322,7 +317,7 @@ class ExpertDense(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class ScaledRows(keras.layers.Layer):
+class ScaledRows(SameShape):
     """The rows times the weights of their choices.
 
     rows (m, d), places, int (b, t, a), weights (b, t, a) -> (m, d).
@@ -334,9 +329,6 @@ class ScaledRows(keras.layers.Layer):
         order = ops.argsort(ops.reshape(places, (-1,)))  # the choice of each row
         of_rows = ops.take(ops.reshape(weights, (-1,)), order, axis=0)
         return rows * ops.cast(of_rows, rows.dtype)[:, None]
-
-    def compute_output_spec(self, rows: KerasTensor, *others: KerasTensor) -> KerasTensor:
-        return KerasTensor(rows.shape, dtype=rows.dtype)
 
 
 @keras.saving.register_keras_serializable(package="builders")

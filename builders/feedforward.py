@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 import keras
-from keras import KerasTensor, ops
+from keras import ops
 
 from builders.components import component, register_component
-from builders.elementwise import LearnedScale, dropout
+from builders.elementwise import LearnedScale, SameShape, dropout
 from builders.expert_layers import ExpertDense
 from builders.experts import mixture_of_experts
 from builders.initializers import kernel_options
@@ -81,7 +81,7 @@ def clamped_glu(scope: LayerScope, x: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class ClampedGate(keras.layers.Layer):
+class ClampedGate(SameShape):
     """activation(min(gate, c)) * (clip(up, -c, c) + 1): gate and up (..., f) -> (..., f).
 
     Args:
@@ -99,9 +99,6 @@ class ClampedGate(keras.layers.Layer):
     def call(self, gate: Tensor, up: Tensor) -> Tensor:
         up = ops.clip(up, -self.limit, self.limit)
         return self.activation(ops.minimum(gate, self.limit)) * (up + 1)
-
-    def compute_output_spec(self, gate: KerasTensor, up: KerasTensor) -> KerasTensor:
-        return KerasTensor(gate.shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         own = {"activation": keras.activations.serialize(self.activation), "limit": self.limit}

@@ -8,7 +8,7 @@ import keras
 from keras import KerasTensor
 
 from builders.components import component
-from builders.elementwise import LearnedScale, dropout, scale, soft_cap
+from builders.elementwise import LearnedScale, SameShape, dropout, scale, soft_cap
 from builders.embeddings import linear
 from builders.initializers import initializer, kernel_options
 from builders.norms import norm
@@ -96,7 +96,7 @@ class FirstToken(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class AddBias(keras.layers.Layer):
+class AddBias(SameShape):
     """x + bias, for logits with a bias but no kernel of their own: (b, t, v) -> same."""
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "btv->btv", "products": []}

@@ -14,11 +14,11 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import keras
-from keras import KerasTensor, ops
+from keras import ops
 
 from builders.components import component, register_component
 from builders.depth import depth_factor
-from builders.elementwise import LearnedScale, TrainedFactors, scale
+from builders.elementwise import LearnedScale, SameShape, TrainedFactors, scale
 from builders.initializers import initializer
 from builders.norms import UnitNorm
 from builders.scope import LayerScope
@@ -188,12 +188,9 @@ class StepTowards(TrainedFactors):
     def call(self, x: Tensor, y: Tensor) -> Tensor:
         return x + ops.abs(self.factors) * (y - x)
 
-    def compute_output_spec(self, x: KerasTensor, y: KerasTensor) -> KerasTensor:
-        return KerasTensor(x.shape, dtype=self.compute_dtype)
-
 
 @keras.saving.register_keras_serializable(package="builders")
-class Complement(keras.layers.Layer):
+class Complement(SameShape):
     """1 - x, for gates: any shape -> same."""
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "...->...", "products": []}

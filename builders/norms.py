@@ -12,7 +12,7 @@ from keras import KerasTensor, ops
 
 from builders.components import component, register_component
 from builders.depth import depth_factor
-from builders.elementwise import LearnedScale, scale
+from builders.elementwise import LearnedScale, SameShape, scale
 from builders.fused import fused_norm, is_fusing
 from builders.scope import LayerScope
 
@@ -109,7 +109,7 @@ class RMSNormalization(keras.layers.RMSNormalization):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class UnitNorm(keras.layers.Layer):
+class UnitNorm(SameShape):
     """x / sqrt(sum of squares + epsilon) over the last axis, in float32: (..., d) -> (..., d)."""
 
     graph_declaration: ClassVar[dict[str, Any]] = {
@@ -126,9 +126,6 @@ class UnitNorm(keras.layers.Layer):
         wide = ops.cast(x, "float32")
         squares = ops.sum(ops.square(wide), axis=-1, keepdims=True)
         return ops.cast(wide * ops.rsqrt(squares + self.epsilon), self.compute_dtype)
-
-    def compute_output_spec(self, x: KerasTensor) -> KerasTensor:
-        return KerasTensor(x.shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "epsilon": self.epsilon}

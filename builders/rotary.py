@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
-from keras import KerasTensor, ops
+from keras import ops
 
 from builders.components import register_component
 from builders.documents import of_same_document
+from builders.elementwise import SameShape
 from builders.spec import TransformerSpec
 
 Tensor = Any
@@ -102,7 +103,7 @@ def longrope(spec: TransformerSpec) -> Scaling:
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class RotaryPositions(keras.layers.Layer):
+class RotaryPositions(SameShape):
     """Rotate queries or keys by position: (b, t, n, h), int (1 or b, t) -> (b, t, n, h).
 
     Channel i and channel i + r/2 are the two coordinates of pair i of r/2 (the order of GPT-NeoX
@@ -165,11 +166,6 @@ class RotaryPositions(keras.layers.Layer):
         if 2 * half == x.shape[-1]:
             return rotated
         return ops.concatenate([rotated, x[..., 2 * half :]], axis=-1)
-
-    def compute_output_spec(
-        self, x: KerasTensor, positions: KerasTensor, *_: KerasTensor, **__: KerasTensor
-    ) -> KerasTensor:
-        return KerasTensor(x.shape, dtype=x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         own = {"frequencies": self.frequencies, "magnitude": self.magnitude}

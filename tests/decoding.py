@@ -7,9 +7,13 @@ import keras
 import numpy as np
 import pytest
 from small_models import (
+    BATCH,
     KINDS,
     TARGET_LENGTH,
     as_array,
+    logits_of,
+    random_tokens,
+    relative_error,
     small_spec,
     target_of,
 )
@@ -78,3 +82,19 @@ def is_not_padding(spec: builders.TransformerSpec, tokens: Any) -> np.ndarray:
     """Return True at target positions that are not padding; logits of padding are unspecified."""
     target = target_of(tokens)
     return np.ones(target.shape, bool) if spec.pad_token_id is None else target != spec.pad_token_id
+
+
+def assert_cached_equals_uncached(
+    model: keras.Model, spec: builders.TransformerSpec, tolerance: float = 1e-5
+) -> None:
+    """Compare steps of one token, of all at once, and of uneven chunks with the whole sequence."""
+    tokens = random_tokens(spec)
+    target, real = target_of(tokens), is_not_padding(spec, tokens)
+    expected = logits_of(model, tokens)[real]
+    cache = initial_cache(model, spec, tokens, TARGET_LENGTH)
+    one = builders.build_decode_step(model, spec, BATCH, 1, TARGET_LENGTH)
+    several = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
+    compiled = one.predict_on_batch
+    for step, chunks in ((compiled, ONE_BY_ONE), (several, [TARGET_LENGTH]), (several, UNEVEN)):
+        logits, _ = decode_chunks(step, target, chunks, cache)
+        assert relative_error(logits[real], expected) <= tolerance, chunks

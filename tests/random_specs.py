@@ -1,7 +1,8 @@
 """Random valid specs of small sizes, in which every field varies.
 
-A new field of `TransformerSpec` needs a line here, which `test_builders_reference.py` checks. A
-comment gives the reason where the range is narrower than the spec allows.
+A new field of `TransformerSpec` needs a line here, and one in the overrides of blocks if it can
+differ between them, which `test_builders_random.py` checks. A comment gives the reason where the
+range is narrower than the spec allows.
 """
 
 import json
@@ -60,7 +61,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "num_streams": either(None, 1),
         "stochastic_depth": draw(RATES),
         "block_skips": draw(shipped("block_skips")),
-        "positions": draw(shipped("positions")),
+        "positions": either(*SHIPPED["positions"], "rotary"),  # which has the most fields
         "feedforward": draw(shipped("feedforward")),
         "glu_limit": between(0.3, 7),
         "activation": draw(shipped("activation")),
@@ -179,37 +180,90 @@ def distinct_blocks(draw: st.DrawFn, values: dict[str, Any]) -> int | None:
 
 @st.composite
 def overrides(draw: st.DrawFn, values: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Draw other values of some fields for a pattern of blocks."""
-    number = values["num_heads"]
+    """Draw other values for a pattern of blocks, of every field that can differ between blocks."""
     by_length = values["positions"] == "rotary" and values["rotary_scaling"] == "longrope"
-    limit = "attention_window" if values["attention_chunk"] is None else "attention_chunk"
+    is_limited = values["attention_window"] is not None or values["attention_chunk"] is not None
+    # As above, in all blocks: either any may have a limit, or any may be rotated by length.
+    may_limit = not by_length and (is_limited or draw(st.booleans()))
+    single = fields_of_one_block(values)
+    groups = [st.fixed_dictionaries({}, optional=single)]
+    if may_limit:
+        groups.append(st.just({}) | limits())
+    if values["positions"] == "rotary":
+        groups.append(st.just({}) | other_rotations(values, by_length=not may_limit))
+    if values["num_experts"]:
+        groups.append(st.just({}) | other_experts(values))
+    one = st.tuples(*groups).map(lambda parts: {k: v for part in parts for k, v in part.items()})
+    number = draw(st.sampled_from((0, 1, 2)))  # a list would often be empty
+    return tuple(draw(one) for _ in range(min(number, values["num_layers"])))
+
+
+def fields_of_one_block(values: dict[str, Any]) -> dict[str, st.SearchStrategy[Any]]:
+    """Return what a block may have in each of the fields that go with all values of others."""
+    flag, number = st.booleans(), values["num_heads"]
+    layers = SHIPPED["feedforward"]
+    if values["num_experts"]:
+        layers = tuple(name for name in layers if name != "scaled_glu")
     choices: dict[str, st.SearchStrategy[Any]] = {
-        limit: st.none() if by_length else st.none() | st.integers(1, 29),
         "intermediate_dim": st.integers(3, 29),
-        "feedforward": st.sampled_from(("mlp", "glu")),
+        "feedforward": st.sampled_from(layers),
+        "glu_limit": st.floats(0.3, 7),
         "activation": shipped("activation"),
-        "feedforward_bias": st.booleans(),
+        "feedforward_bias": flag,
+        "attention_temperature_floor": st.integers(1, 5),
     }
+    if values["attention"] == "graph":
+        choices["attention_sinks"] = flag
     if values["attention"] == "graph" and values["latent_dim"] is None:
         divisors = [few for few in range(1, number + 1) if number % few == 0]
         if not values["value_residual"] and values["qk_norm_heads"] != "tied":
             choices["num_key_value_heads"] = st.sampled_from(divisors)
-        choices["qk_norm"] = st.booleans()
-        choices["attention_sinks"] = st.booleans()
-        choices["attention_temperature"] = st.floats(0, 1)
+        choices |= {"qk_norm": flag, "attention_temperature": st.floats(0, 1)}
     if values["positions"] in ("rotary", "alibi", "relative"):
         choices["positions"] = st.sampled_from((values["positions"], "none"))
-    if values["positions"] == "rotary":
-        choices["rotary_base"] = st.floats(2, 1e6)
+    if values["norm_placement"] in WITH_FIRST_NORMS:
+        choices["attention_norm"] = flag
     if values["norm_placement"] == "none":  # as above, where nothing may square the stream again
         del choices["feedforward"], choices["activation"]
     if may_mix_otherwise(values):
         choices["mixer"] = shipped("mixer")
-    if values["num_experts"]:
-        choices["num_experts"] = st.just(0)
-    pattern = draw(st.lists(st.fixed_dictionaries({}, optional=choices), max_size=2))
-    pattern = [one | {"num_active_experts": 0} if "num_experts" in one else one for one in pattern]
-    return tuple(pattern[: values["num_layers"]])
+    return choices
+
+
+def limits() -> st.SearchStrategy[dict[str, Any]]:
+    """Draw the limit of the keys that a block attends to: a window, chunks, or none."""
+    size, none = st.none() | st.integers(1, 29), st.none()
+    window = st.fixed_dictionaries({"attention_window": size, "attention_chunk": none})
+    return window | st.fixed_dictionaries({"attention_window": none, "attention_chunk": size})
+
+
+@st.composite
+def other_rotations(draw: st.DrawFn, values: dict[str, Any], by_length: bool) -> dict[str, Any]:
+    """Draw all fields of the rotation of a block; `by_length` allows factors by length."""
+    width = values["head_dim"] or values["hidden_dim"] // values["num_heads"]
+    has_others = values["latent_dim"] is not None  # channels that are not rotated
+    pairs = draw(st.integers(1, (width - has_others) // 2))
+    own = draw(rotary_values("rotary", pairs))
+    if own["rotary_scaling"] == "longrope" and not by_length:
+        own["rotary_scaling"] = "yarn"
+    return {"rotary_dim": 2 * pairs, **own}
+
+
+@st.composite
+def other_experts(draw: st.DrawFn, values: dict[str, Any]) -> dict[str, Any]:
+    """Draw the number and the widths of the experts of a block, or one layer in their place."""
+    groups, least = values["num_expert_groups"], values["group_score_experts"]
+    in_group = draw(st.integers(max(2, least), 5))
+    active = draw(st.integers(1, in_group * (values["num_active_groups"] or groups)))
+    has_some = draw(st.booleans())
+    return {
+        "num_experts": groups * in_group * has_some,
+        "num_active_experts": active * has_some,
+        "expert_dim": draw(st.none() | st.integers(3, 13)),
+        "shared_expert_dim": draw(
+            st.sampled_from((5, 11, *[0] * (not values["shared_expert_gate"])))
+        ),
+    }
 
 
 @st.composite

@@ -4,21 +4,18 @@ DeepSeek-AI 2024, "DeepSeek-V2", section 2.1 and appendix C: the keys and values
 computed for every token, also where a model moves these products elsewhere.
 """
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
+from reference_operations import normalize
 from reference_positions import rotate
-
-Norm = Callable[[str, np.ndarray], np.ndarray]
+from reference_spec import Weights
 
 
 def latent_heads(
     spec: dict,
-    weights: Mapping[str, np.ndarray],
+    weights: Weights,
     name: str,
     x: np.ndarray,
     memory: np.ndarray,
-    norm: Norm,
     rotates: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return queries (b, t, n, h), keys (b, s, n, h) and values (b, s, n, u).
@@ -35,8 +32,8 @@ def latent_heads(
 
     of_query = x
     if spec["query_latent_dim"] is not None:
-        of_query = norm(f"{name}.query_latent_norm", down("query_latent", x))
-    latent = norm(f"{name}.latent_norm", down("latent", memory))
+        of_query = normalize(spec, weights, f"{name}.query_latent_norm", down("query_latent", x))
+    latent = normalize(spec, weights, f"{name}.latent_norm", down("latent", memory))
     shared, rotary = down("shared_key", memory), up("rotary_query", of_query)
     if rotates:
         shared, rotary = rotate(spec, shared), rotate(spec, rotary)
@@ -46,21 +43,21 @@ def latent_heads(
     return queries, keys, up("value", latent)
 
 
-def latent_shapes(full: dict, own: dict) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the weights of the projections, without those of norms."""
-    d, n, width = full["hidden_dim"], full["num_heads"], full["latent_dim"]
-    r, queries = own["rotary_dim"], full["query_latent_dim"]
+def latent_shapes(own: dict) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights of the projections of a block, without those of norms."""
+    d, n, width = own["hidden_dim"], own["num_heads"], own["latent_dim"]
+    r, queries = own["rotary_dim"], own["query_latent_dim"]
     shapes: dict[str, tuple[int, ...]] = {
         "latent.kernel": (d, width),
         "shared_key.kernel": (d, 1, r),
         "rotary_query.kernel": (queries or d, n, r),
-        "query.kernel": (queries or d, n, full["head_dim"] - r),
-        "key.kernel": (width, n, full["head_dim"] - r),
-        "value.kernel": (width, n, full["value_dim"]),
+        "query.kernel": (queries or d, n, own["head_dim"] - r),
+        "key.kernel": (width, n, own["head_dim"] - r),
+        "value.kernel": (width, n, own["value_dim"]),
     }
     if queries is not None:
         shapes["query_latent.kernel"] = (d, queries)
-    if full["attention_bias"]:
+    if own["attention_bias"]:
         shapes |= {"latent.bias": (width,), "shared_key.bias": (1, r)}
         shapes |= {} if queries is None else {"query_latent.bias": (queries,)}
     return shapes

@@ -1,9 +1,9 @@
 """Positions of the reference Transformer, in NumPy float64; see `reference`."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
+from reference_spec import Weights
 
 
 def sinusoidal_positions(length: int, d: int) -> np.ndarray:
@@ -119,7 +119,7 @@ def t5_bucket(spec: dict, ahead: int, causal: bool) -> int:
 
 
 def score_bias(
-    spec: dict, weights: Mapping[str, np.ndarray], side: str, length: int, causal: bool
+    spec: dict, weights: Weights, side: str, length: int, causal: bool
 ) -> np.ndarray | float:
     """Return the position bias of the self-attention scores, (n, t, t)."""
     bias = np.zeros((spec["num_heads"], length, length))

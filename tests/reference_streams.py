@@ -4,21 +4,10 @@ Part of `reference`, with its letters; `m` is the number of streams.
 """
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
-
-Weights = Mapping[str, np.ndarray]
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Return 1 / (1 + exp(-x)), without overflow."""
-    return 0.5 * (1.0 + np.tanh(x / 2.0))
-
-
-def on_sphere(spec: dict, x: np.ndarray) -> np.ndarray:
-    """Return x / ||x|| over the last axis."""
-    return x / np.sqrt((x**2).sum(axis=-1, keepdims=True) + spec["norm_epsilon"])
+from reference_operations import on_sphere, sigmoid
+from reference_spec import Weights
 
 
 def factor(spec: dict, field: str, side: str, index: int) -> float:

@@ -3,8 +3,8 @@
 Like `reference`, it imports neither Keras nor this project.
 """
 
-from reference import Spec, fill_derived_fields, of_block
 from reference_latents import latent_parameters, latent_shapes
+from reference_spec import Spec, fill_derived_fields, of_block
 from reference_streams import owner
 
 
@@ -57,7 +57,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             return
         roles = (("query", n), ("key", k), ("value", k))
         if full["latent_dim"] is not None:
-            shapes.update({f"{name}.{k}": v for k, v in latent_shapes(full, own).items()})
+            shapes.update({f"{name}.{k}": v for k, v in latent_shapes(own).items()})
             norm(f"{name}.latent_norm", full["latent_dim"])
             if full["query_latent_dim"] is not None:
                 norm(f"{name}.query_latent_norm", full["query_latent_dim"])
@@ -75,7 +75,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
                     norm(f"{name}.{role}_norm", heads * h if own["qk_norm_heads"] == "joint" else h)
         if own["attention_sinks"]:
             shapes[f"{name}.sinks.logits"] = (n,)
-        shapes[f"{name}.output.kernel"] = (n, full["value_dim"], d)
+        shapes[f"{name}.output.kernel"] = (n, own["value_dim"], d)
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
         norms(name, own["attention_norm"] or not name.endswith("self_attention"))
@@ -112,7 +112,7 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{name}.router.bias"] = (experts,)
         if own["router_correction_rate"] is not None:
             shapes[f"{name}.top_experts.correction"] = (experts,)
-        width = own.get("expert_dim", own["intermediate_dim"])
+        width = own["expert_dim"]
         projections(f"{name}.experts", own, width, experts)
         if own["shared_expert_dim"]:
             projections(f"{name}.shared_expert", own, own["shared_expert_dim"])
@@ -284,7 +284,7 @@ def feedforward_parameters(own: dict) -> int:
     if not experts:
         return layer(own["intermediate_dim"])
     router = (d + own["router_bias"] + (own["router_correction_rate"] is not None)) * experts
-    count = experts * layer(own.get("expert_dim", own["intermediate_dim"])) + router
+    count = experts * layer(own["expert_dim"]) + router
     if own["shared_expert_dim"]:
         count += layer(own["shared_expert_dim"]) + d * own["shared_expert_gate"]
     return count

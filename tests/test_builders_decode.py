@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 from decoding import (
-    ONE_BY_ONE,
     UNEVEN,
+    assert_cached_equals_uncached,
     decode_chunks,
     decode_logits,
     each_kind,
@@ -17,13 +17,10 @@ from decoding import (
     is_not_padding,
     shallow_spec,
 )
-from hypothesis import HealthCheck, assume, given, settings
 from quick import slow_unless
-from random_specs import rounding_error, scale_examples, small_specs
 from small_models import (
     BATCH,
     GROUPED,
-    KINDS,
     LATENTS,
     TARGET_LENGTH,
     TRANSLATOR,
@@ -40,7 +37,6 @@ from small_models import (
     small_spec,
     target_of,
     train_one_step,
-    weights_by_name,
 )
 
 import builders
@@ -197,21 +193,6 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-def assert_cached_equals_uncached(
-    model: keras.Model, spec: builders.TransformerSpec, tolerance: float = 1e-5
-) -> None:
-    tokens = random_tokens(spec)
-    target, real = target_of(tokens), is_not_padding(spec, tokens)
-    expected = logits_of(model, tokens)[real]
-    cache = initial_cache(model, spec, tokens, TARGET_LENGTH)
-    one = builders.build_decode_step(model, spec, BATCH, 1, TARGET_LENGTH)
-    several = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
-    compiled = one.predict_on_batch
-    for step, chunks in ((compiled, ONE_BY_ONE), (several, [TARGET_LENGTH]), (several, UNEVEN)):
-        logits, _ = decode_chunks(step, target, chunks, cache)
-        assert relative_error(logits[real], expected) <= tolerance, chunks
-
-
 # Cached equals uncached -------------------------------------------------------------------------
 
 
@@ -263,20 +244,6 @@ QUICK = ("window", "blocks that differ", "Keras layer")
 def test_cached_logits_equal_uncached_logits(name: str) -> None:
     spec = shallow_spec(**CHANGES[name])
     assert_cached_equals_uncached(shared_model(spec), spec)
-
-
-@pytest.mark.slow
-@given(small_specs(KINDS))
-@settings(
-    max_examples=scale_examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-def test_cached_logits_of_random_specs_equal_uncached_logits(
-    spec: builders.TransformerSpec,
-) -> None:
-    model = shared_model(spec)
-    error = rounding_error(spec, weights_by_name(model), random_tokens(spec))
-    assume(error < 1e-5)  # skip ill-conditioned specs
-    assert_cached_equals_uncached(model, spec, tolerance=5e-6 + 20 * error)
 
 
 @pytest.mark.parametrize(

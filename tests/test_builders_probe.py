@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from reference import softmax
+from reference_operations import softmax
 from small_models import (
     BATCH,
     GROUPED,

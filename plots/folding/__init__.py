@@ -103,12 +103,12 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                 if others:
                     for around in enclosing_namespaces(stand_in.name):
                         inside.setdefault(around, []).append(stand_in.name)
-                    notes += range_notes([stand_in, *others], graph.overlays)
+                    is_pass = stand_in.name.rpartition(".")[2].startswith("pass_")
+                    what = f"{len(others) + 1} {'passes' if is_pass else 'blocks'}"
+                    notes += range_notes([stand_in, *others], graph.overlays, what)
                     if same_layers([stand_in, *others]):
-                        is_pass = stand_in.name.rpartition(".")[2].startswith("pass_")
-                        what = "passes" if is_pass else "blocks"
-                        text = f"the same weights in all {len(others) + 1} {what}"
-                        notes.append(Note("varies", (stand_in.nodes[0].id,), text))
+                        calls = tuple(node.id for node in stand_in.nodes)
+                        notes.append(Note("varies", calls, f"the same weights in all {what}"))
                     shared = len(others) + 1
                     extra |= {node.id: shared for node in stand_in.nodes[len(others[0].nodes) :]}
             if times > blocks:

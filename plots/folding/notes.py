@@ -12,12 +12,13 @@ from plots.folding.stacks import Stack
 from plots.graph import Node
 
 
-def range_notes(blocks: Sequence[Block], overlays: Sequence[Overlay]) -> Iterator[Note]:
+def range_notes(blocks: Sequence[Block], overlays: Sequence[Overlay], what: str) -> Iterator[Note]:
     """Yield notes on the numbers in which blocks differ that one stands for: "rate 0.03–0.18".
 
     Args:
         blocks: The blocks; only the first one may have more calls than the others.
         overlays: The quantities that diagrams show.
+        what: The blocks in words, such as "3 passes".
     """
     first, *others = blocks
     size = len(blocks[-1].nodes)
@@ -30,19 +31,16 @@ def range_notes(blocks: Sequence[Block], overlays: Sequence[Overlay]) -> Iterato
                 text = f"{_key(path)} {_range(values)}"
                 calls_with.setdefault(text, []).append(node.id)
     if extra := [node.id for node in first.nodes[size:]]:
-        calls_with[f"in the first of {len(blocks)} blocks only"] = extra
+        calls_with[f"in the first of {what} only"] = extra
     last = [block.nodes[size - 1] for block in blocks]
-    texts = []
     if last[0].outputs != last[-1].outputs:
         axes = zip(*(node.outputs[0].shape for node in last), strict=True)
         shape = ", ".join("None" if None in sizes else _range(sizes) for sizes in axes)
-        texts.append(f"returns ({shape})")
+        calls_with[f"returns ({shape})"] = [last[0].id]
     counts = [overlay.values for overlay in overlays if overlay.combine == "sum"]
     own = [[values.get(node.id) for values in counts for node in b.nodes[:size]] for b in blocks]
     if any(values != own[0] for values in own) or (counts and extra):
-        texts.append(f"counts are means of the {len(blocks)} blocks")
-    if texts:
-        calls_with["; ".join(texts)] = [last[0].id]
+        calls_with[f"counts are means of the {what}"] = [node.id for node in first.nodes]
     for text, ids in calls_with.items():
         yield Note("varies", tuple(dict.fromkeys(ids)), text)
 
