@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 import builders
-from functional_models.batches import TokenBatches, check_tokens
+from functional_models.batches import TokenBatches
 from functional_models.checks import check_count, check_is_text
-from functional_models.corpora import ParallelCorpus, TextCorpus
-from functional_models.corpora.stored import StoredTexts, count_characters
+from functional_models.corpora import TextCorpus
+from functional_models.corpora.stored import count_characters
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
+from functional_models.strided_batches import StridedBatches
 from functional_models.text_model import AttentionMaps, TextModel, TextPieces
+from functional_models.token_streams import token_stream
 from functional_models.tokenizer_base import text_list
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
@@ -58,19 +60,8 @@ class CausalLM(TextModel):
 
     def _tokens(self, text: Any, progress: bool = False) -> np.ndarray:
         """Return tokens (N,) as `tokens`, but memory-mapped and of the smallest type."""
-        if isinstance(text, TextCorpus):
-            raise TypeError("a TextCorpus has two splits; give its .train or its .validation")
-        if isinstance(text, ParallelCorpus):
-            raise TypeError("a ParallelCorpus holds sentence pairs; give a TextCorpus or text")
-        if isinstance(text, np.ndarray):
-            check_tokens(text, self.spec.vocabulary_size, "the token array")
-            return text
-        if not isinstance(text, str | StoredTexts):
-            text = text_list(text)
-        if not text and not isinstance(text, str):
-            raise ValueError("there is no text; give at least one document")
-        is_single = isinstance(text, str)
-        return self.tokenizer.encode_together(text, end=not is_single, progress=progress)
+        size = self.spec.vocabulary_size
+        return token_stream(text, lambda: self.tokenizer, size, progress=progress)
 
     def fit(
         self,
@@ -145,6 +136,7 @@ class CausalLM(TextModel):
         data: str | Sequence[str] | np.ndarray,
         *,
         block: int | None = None,
+        stride: int | None = None,
         batch_size: int = 32,
         progress: bool = True,
     ) -> dict[str, float]:
@@ -153,13 +145,22 @@ class CausalLM(TextModel):
         Bits per character compare models with different tokenizers. They include the bits of the
         end tokens, and are omitted if the text has no characters.
 
+        Args:
+            data: as in `fit`, but no corpus.
+            block: tokens that the model reads at once; by default its `max_sequence_length`.
+            stride: tokens between the starts of overlapping blocks, in which only new tokens count,
+                so that each has at least block - stride before it; by default `block`, where the
+                first tokens of a block have little before them. It takes block / stride the time.
+            batch_size: blocks that are computed at once.
+            progress: show the progress with long texts.
+
         Raises:
-            ValueError: as `fit`.
+            ValueError: as `fit`, or a stride above `block`.
         """
         from functional_models.training import bits_per_character, evaluate
 
         check_is_text(data, "evaluate")
-        batches = self._batches(data, "text", block, batch_size, 0, progress)
+        batches = self._batches(data, "text", block, batch_size, 0, progress, stride)
         row = evaluate(self.model, batches)
         if isinstance(data, np.ndarray):
             data = self._documents(data) if self.tokenizers else ""
@@ -172,14 +173,26 @@ class CausalLM(TextModel):
         return self.tokenizer.decode(np.split(tokens, ends))
 
     def _batches(
-        self, data: Any, what: str, block: int | None, batch_size: int, seed: int, progress: bool
+        self,
+        data: Any,
+        what: str,
+        block: int | None,
+        batch_size: int,
+        seed: int,
+        progress: bool,
+        stride: int | None = None,
     ) -> TokenBatches:
         longest = self.spec.max_sequence_length
         if block is None:
             block = longest
         check_count("block", block, most=longest)
+        if stride is not None:
+            check_count("stride", stride, most=block)
         tokens = self._tokens(data, progress)
-        return TokenBatches(tokens, block=block, batch_size=batch_size, seed=seed, what=what)
+        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "what": what}
+        if stride is None:
+            return TokenBatches(tokens, block=block, **options)
+        return StridedBatches(tokens, block=block, stride=stride, **options)
 
     def generate(
         self,
