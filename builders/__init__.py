@@ -56,7 +56,13 @@ from builders.spec import TransformerSpec
 from builders import variants, published  # noqa: F401  isort: skip - they register, in order
 
 if TYPE_CHECKING:
-    from builders.decode import build_decode_step, build_encode, build_probe, empty_cache
+    from builders.decode import (
+        build_decode_step,
+        build_encode,
+        build_packed,
+        build_probe,
+        empty_cache,
+    )
     from builders.models import (
         build,
         build_decoder_only,
@@ -78,6 +84,7 @@ __all__ = [
     "build_encode",
     "build_encoder_decoder",
     "build_encoder_only",
+    "build_packed",
     "build_probe",
     "count_cache_bytes",
     "count_decode_flops",
@@ -102,6 +109,7 @@ _NEEDS_KERAS = {
     "build_encode": "builders.decode",
     "build_encoder_decoder": "builders.models",
     "build_encoder_only": "builders.models",
+    "build_packed": "builders.decode",
     "build_probe": "builders.decode",
     "empty_cache": "builders.decode",
 }

@@ -50,7 +50,7 @@ def attention(
 
     Without a memory, keys and values are those in the cache of a decode graph.
     """
-    scope.slots = context.slots
+    scope.slots, scope.starts = context.slots, context.starts
     in_steps = context.cache is not None or scope.exposes_scores
     wire = component("attention", "graph" if in_steps else scope.spec.attention)
     return dropout(scope, scope.spec.dropout, wire(scope, x, memory, context))

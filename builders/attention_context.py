@@ -8,6 +8,7 @@ from typing import Any
 
 from builders.attention_layers import MixedValue
 from builders.cache import KeyValueCache
+from builders.documents import document_mask, document_positions
 from builders.masks import Reach, bidirectional_mask, causal_mask, padding_mask
 from builders.positions import Positions, position_scheme
 from builders.scope import LayerScope
@@ -44,6 +45,8 @@ class AttentionContext:
         real: bool (b, 1, t), of the queries, `False` for padding; `None`: no padding is masked.
         slots: int (b, c), in a decode graph, 1 + the position of the token in each slot of the
             cache, and 0 in slots that are masked; otherwise `None`.
+        starts: int (b, t), in a packed graph, the place of the first token of each token's
+            document; otherwise `None`.
     """
 
     mask: Tensor | None
@@ -53,14 +56,20 @@ class AttentionContext:
     value_residual: ValueResidual | None = None
     real: Tensor | None = None
     slots: Tensor | None = None
+    starts: Tensor | None = None
 
 
 def token_positions(
-    scope: LayerScope, tokens: Tensor, cache: KeyValueCache | None = None
+    scope: LayerScope,
+    tokens: Tensor,
+    cache: KeyValueCache | None = None,
+    starts: Tensor | None = None,
 ) -> Tensor:
-    """Wire the positions of tokens (b, t), int (1 or b, t)."""
+    """Wire the positions of tokens (b, t), int (1 or b, t), in documents with these starts."""
     if cache is not None:
         return cache.positions(scope, tokens)
+    if starts is not None:
+        return document_positions(scope, starts)
     return scope.layer("positions", Positions)(tokens)
 
 
@@ -81,7 +90,11 @@ def bidirectional_contexts(
 
 
 def causal_contexts(
-    scope: LayerScope, tokens: Tensor, positions: Tensor, cache: KeyValueCache | None = None
+    scope: LayerScope,
+    tokens: Tensor,
+    positions: Tensor,
+    cache: KeyValueCache | None = None,
+    starts: Tensor | None = None,
 ) -> list[AttentionContext]:
     """Wire the self-attention contexts of a decoder's tokens (b, t), one for each block."""
     spec = scope.spec
@@ -91,7 +104,9 @@ def causal_contexts(
     masks = {}
     # Ordered, so that graphs are always the same.
     for reach in dict.fromkeys(map(Reach.of, spec.blocks("decoder"))):
-        if cache is None:
+        if starts is not None:
+            masks[reach] = document_mask(scope, starts, padding, reach), positions
+        elif cache is None:
             masks[reach] = causal_mask(scope, tokens, padding, reach), positions
         else:
             mask = cache.causal_mask(scope, tokens, reach)
@@ -99,7 +114,8 @@ def causal_contexts(
     blocks = spec.blocks("decoder")
     if cache is not None:
         padding = cache.real_tokens(scope)
-    return _by_block(scope, blocks, masks, positions, causal=True, cache=cache, real=padding)
+    given = {"cache": cache, "real": padding, "starts": starts}
+    return _by_block(scope, blocks, masks, positions, causal=True, **given)
 
 
 def _by_block(
@@ -110,6 +126,7 @@ def _by_block(
     causal: bool,
     cache: KeyValueCache | None = None,
     real: Tensor | None = None,
+    starts: Tensor | None = None,
 ) -> list[AttentionContext]:
     """Wire the context of every block; blocks of equal reach and positions share it.
 
@@ -121,6 +138,7 @@ def _by_block(
         causal: whether the stack is a decoder.
         cache: as in `AttentionContext`.
         real: as in `AttentionContext`.
+        starts: as in `AttentionContext`.
     """
     contexts = {}
     values = ValueResidual() if scope.spec.value_residual else None
@@ -130,5 +148,7 @@ def _by_block(
             mask, keys = masks[Reach.of(block)]
             bias = position_scheme(block).bias(scope, positions, keys, causal)
             slots = None if cache is None else cache.slots(Reach.of(block))
-            contexts[kind] = AttentionContext(mask, positions, bias, cache, values, real, slots)
+            contexts[kind] = AttentionContext(
+                mask, positions, bias, cache, values, real, slots, starts
+            )
     return [contexts[Reach.of(block), block.positions] for block in blocks]

@@ -1,4 +1,4 @@
-"""Graphs derived from a trained model: decode step, encoding of a source, and probe.
+"""Graphs derived from a model: decode step, encoding of a source, packed documents, and probe.
 
 Each is wired by the functions that wired the model, from the layers of the model. So it shares
 every weight, also with a model that was loaded from disk, and no wiring is written twice.
@@ -14,11 +14,12 @@ import keras
 from builders.attention import new_entries
 from builders.attention_context import AttentionContext
 from builders.cache import KeyValueCache, cache_entries, memory_entries
+from builders.components import component
 from builders.embeddings import source_embedding, target_embedding
 from builders.errors import unknown_name
 from builders.heads import logits
 from builders.model_checks import check_spec_of_model
-from builders.models import as_input, decoder, encoder, symbolic_inputs, wire
+from builders.models import as_input, decoder, decoder_only, encoder, symbolic_inputs, wire
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -135,6 +136,39 @@ def build_encode(model: keras.Model, spec: TransformerSpec) -> keras.Model:
         for role, new in new_entries(part, memory, AttentionContext(mask)).items():
             cache[part.full_name(f"{role}_cache")] = new
     return DerivedGraph(source, {"memory": memory, "cache": cache}, name="encode")
+
+
+def build_packed(model: keras.Model, spec: TransformerSpec) -> keras.Model:
+    """Build the graph that reads several documents in a row as if each were alone.
+
+    {"tokens": int (b, t), "documents": int (b, t)} -> logits (b, t, v). Consecutive tokens with
+    equal numbers in `documents` are one document: no token attends to another one, and positions
+    start at 0 in each. The mask and the positions are nodes of the graph, which shares all weights
+    with the model, so that training it trains the model.
+
+    Args:
+        model: as built from `spec`, or loaded.
+        spec: of the model.
+
+    Raises:
+        ValueError: another kind than `decoder_only`, a `mixer` that cannot keep documents apart, or
+            the model was not built from this spec.
+    """
+    if spec.kind != "decoder_only":
+        raise ValueError(
+            f"build_packed takes a spec of kind='decoder_only', given one of {spec.kind!r}"
+        )
+    for mixer in dict.fromkeys(block.mixer for block in spec.blocks("decoder")):
+        if not getattr(component("mixer", mixer), "keeps_documents_apart", False):
+            raise ValueError(
+                f"mixer={mixer!r} cannot keep the documents of a row apart: its class does not "
+                "say keeps_documents_apart = True; train it on each document alone"
+            )
+    check_spec_of_model(model, spec)
+    inputs = {
+        name: keras.Input((None,), dtype="int32", name=name) for name in ("tokens", "documents")
+    }
+    return DerivedGraph(inputs, decoder_only(LayerScope(spec, model), **inputs), name="packed")
 
 
 def build_probe(

@@ -2,7 +2,9 @@
 
 Letters besides those of the package: `n` heads of values, `k` heads of keys, `h` their width, `j`
 the width of a value, `w` tokens that a convolution sees. A decode graph gives a layer its state,
-the last argument, and takes the new one, the last output; without it, the state is zeros.
+and takes the new one, the last output; without it, the state is zeros. A packed graph gives it
+`starts`, int (b, t), the place of the first token of each token's document, where the state begins
+anew.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from typing import Any, ClassVar
 
 import keras
 from keras import KerasTensor, ops
+
+from builders.documents import of_same_document, places_in_documents
 
 Tensor = Any
 
@@ -32,7 +36,7 @@ class CausalConvolution(keras.layers.Layer):
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "btnh,b1t,bwnh->btnh,bwnh",
+        "signature": "btnh,b1t,bwnh,bt->btnh,bwnh",
         "products": [],
     }
 
@@ -50,7 +54,11 @@ class CausalConvolution(keras.layers.Layer):
         self.built = True
 
     def call(
-        self, x: Tensor, real: Tensor | None = None, state: Tensor | None = None
+        self,
+        x: Tensor,
+        real: Tensor | None = None,
+        state: Tensor | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         if real is not None:
             x = x * ops.cast(real[:, 0, :, None, None], x.dtype)
@@ -60,10 +68,15 @@ class CausalConvolution(keras.layers.Layer):
         else:
             x = ops.concatenate([ops.cast(state, x.dtype), x], axis=1)
         count = ops.shape(x)[1] - before
-        parts = (x[:, i : i + count] * self.kernel[i] for i in range(self.width))
+        parts = [x[:, i : i + count] * self.kernel[i] for i in range(self.width)]
+        if starts is not None:
+            places = places_in_documents(starts)[:, :, None, None]
+            parts = [ops.where(places >= before - i, part, 0) for i, part in enumerate(parts)]
         return ops.silu(functools.reduce(operator.add, parts)), x[:, count:]
 
-    def compute_output_spec(self, x: KerasTensor, *_: KerasTensor) -> tuple[KerasTensor, ...]:
+    def compute_output_spec(
+        self, x: KerasTensor, *_: KerasTensor, **__: KerasTensor
+    ) -> tuple[KerasTensor, ...]:
         b, _t, n, h = x.shape
         shapes = x.shape, (b, self.width - 1, n, h)
         return tuple(KerasTensor(shape, dtype=self.compute_dtype) for shape in shapes)
@@ -103,7 +116,7 @@ class DeltaRule(keras.layers.Layer):
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "btkh,btkh,btnj,btn,btn,b1t,bnhj->btnj,bnhj",
+        "signature": "btkh,btkh,btnj,btn,btn,b1t,bnhj,bt->btnj,bnhj",
         # Without the triangular system, which is solved and not multiplied.
         "products": [
             "btnh,bsnh->bnts",
@@ -128,6 +141,7 @@ class DeltaRule(keras.layers.Layer):
         beta: Tensor,
         real: Tensor | None = None,
         state: Tensor | None = None,
+        starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         groups = value.shape[2] // key.shape[2]
         query, key = (ops.repeat(unit_length(x), groups, axis=2) for x in (query, key))
@@ -141,11 +155,16 @@ class DeltaRule(keras.layers.Layer):
             state = ops.zeros((ops.shape(value)[0], n, h, j), "float32")
         inputs = (query, key, value, decay[..., None], beta[..., None])
         query, key, value, decay, beta = (ops.swapaxes(x, 1, 2) for x in inputs)  # (b, n, t, .)
-        output, state = read_memory(query, key, value, decay, beta, state)
+        output, state = read_memory(query, key, value, decay, beta, state, starts)
         return ops.cast(ops.swapaxes(output, 1, 2), self.compute_dtype), state
 
     def compute_output_spec(
-        self, query: KerasTensor, key: KerasTensor, value: KerasTensor, *_: KerasTensor
+        self,
+        query: KerasTensor,
+        key: KerasTensor,
+        value: KerasTensor,
+        *_: KerasTensor,
+        **__: KerasTensor,
     ) -> tuple[KerasTensor, KerasTensor]:
         b, _t, n, j = value.shape
         state = KerasTensor((b, n, key.shape[3], j), dtype="float32")
@@ -153,7 +172,13 @@ class DeltaRule(keras.layers.Layer):
 
 
 def read_memory(
-    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, state: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    state: Tensor,
+    starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what every token reads from the memory, (b, n, t, j), and the last memory.
 
@@ -168,10 +193,14 @@ def read_memory(
         decay: (b, n, t, 1), the logarithms.
         beta: (b, n, t, 1).
         state: the memory before, (b, n, h, j).
+        starts: int (b, t), of documents, which have a memory of their own; it begins empty, and
+            `state` must be zeros.
     """
     total = ops.cumsum(decay, axis=2)
     place = ops.arange(ops.shape(key)[2])
     is_earlier, is_same = place[:, None] > place[None, :], place[:, None] == place[None, :]
+    if starts is not None:
+        is_earlier = ops.logical_and(is_earlier, of_same_document(starts)[:, None])
     between = ops.where(is_earlier, total - ops.swapaxes(total, 2, 3), 0.0)  # (b, n, t, t)
     between = ops.exp(between) * ops.cast(is_earlier | is_same, "float32")
     transposed = ops.swapaxes(key, 2, 3)

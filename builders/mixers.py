@@ -7,7 +7,7 @@ context of the attention, and lists what it keeps in the cache of a decode graph
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -25,7 +25,14 @@ Tensor = Any
 
 
 class Mixer(ABC):
-    """The base class of mixers; see the module docstring."""
+    """The base class of mixers; see the module docstring.
+
+    Attributes:
+        keeps_documents_apart: whether, given `starts` in the context, no token depends on other
+            documents of its row. Packed graphs need it.
+    """
+
+    keeps_documents_apart: ClassVar[bool] = False
 
     @abstractmethod
     def wire(self, scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:
@@ -56,6 +63,8 @@ def mix(scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:
 class AttentionMixer(Mixer):
     """Self-attention, as `attention` says."""
 
+    keeps_documents_apart = True
+
     def wire(self, scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:
         return attention(scope, x, x, context)
 
@@ -73,15 +82,18 @@ class GatedDeltaMixer(Mixer):
     and corrected token by token; what it returns is normalized and gated.
     """
 
+    keeps_documents_apart = True
+
     def wire(self, scope: LayerScope, x: Tensor, context: AttentionContext) -> Tensor:
         spec, cache = scope.spec, context.cache
         heads = _heads(spec)
         mask = () if context.real is None else (context.real,)
+        packed = {} if context.starts is None else {"starts": context.starts}
 
         def stateful(name: str, layer: keras.layers.Layer, *inputs: Tensor) -> Tensor:
             state = f"{name}_state"
             states = () if cache is None else (cache.read(scope, state),)
-            output, new = layer(*inputs, *mask, *states)
+            output, new = layer(*inputs, *mask, *states, **packed)
             if cache is not None:
                 cache.replace(scope, state, new)
             return output

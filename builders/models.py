@@ -18,6 +18,7 @@ from builders.attention_context import (
 from builders.blocks import decoder_block, encoder_block, stack
 from builders.cache import KeyValueCache
 from builders.counting import count_parameters, custom_component
+from builders.documents import document_starts
 from builders.embeddings import embed, source_embedding, target_embedding, token_embedding
 from builders.heads import class_logits, final_norm_and_dropout, logits, masked_lm_head, pool
 from builders.masks import padding_mask
@@ -29,10 +30,10 @@ from builders.spec import TransformerSpec
 Tensor = Any
 
 
-def decoder_only(scope: LayerScope, tokens: Tensor) -> Tensor:
-    """Wire tokens, int (b, t) -> logits (b, t, v)."""
+def decoder_only(scope: LayerScope, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+    """Wire tokens, and in a packed graph their documents, int (b, t) -> logits (b, t, v)."""
     embedding = target_embedding(scope)
-    x = decoder(scope.within("decoder"), tokens, embedding)  # (b, t, d)
+    x = decoder(scope.within("decoder"), tokens, embedding, documents=documents)  # (b, t, d)
     return logits(scope, x, embedding)
 
 
@@ -70,6 +71,7 @@ def decoder(
     memory: Tensor | None = None,
     memory_context: AttentionContext | None = None,
     cache: KeyValueCache | None = None,
+    documents: Tensor | None = None,
 ) -> Tensor:
     """Wire the decoder: tokens, int (b, t) -> hidden states (b, t, d).
 
@@ -83,9 +85,12 @@ def decoder(
         memory: output of the encoder, (b, s, d), where there is one.
         memory_context: of its cross-attention.
         cache: in a decode graph, the keys and values of earlier tokens and of the memory.
+        documents: in a packed graph, int (b, t), the number of each token's document, which
+            attention does not leave.
     """
-    positions = token_positions(scope, tokens, cache)
-    contexts = causal_contexts(scope, tokens, positions, cache)
+    starts = None if documents is None else document_starts(scope, documents)
+    positions = token_positions(scope, tokens, cache, starts)
+    contexts = causal_contexts(scope, tokens, positions, cache, starts)
     x = embed(scope, tokens, embedding, positions)  # (b, t, d)
 
     def block(part: LayerScope, y: Tensor) -> Tensor:

@@ -386,8 +386,9 @@ class Rotary(PositionScheme):
         frequencies, magnitude, *longer = component("rotary_scaling", spec.rotary_scaling)(spec)
         scaling = frequencies, spec.rotary_magnitude or magnitude, *longer
         layer = scope.layer(f"{name}_rotary", RotaryPositions, *scaling)
-        by_length = longer and scope.slots is not None
-        return layer(x, positions, scope.slots) if by_length else layer(x, positions)
+        of_length = {"slots": scope.slots, "starts": scope.starts} if longer else {}
+        given = {name: value for name, value in of_length.items() if value is not None}
+        return layer(x, positions, **given)
 
 
 @register_component("positions", "alibi")

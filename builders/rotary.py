@@ -16,6 +16,7 @@ import numpy as np
 from keras import KerasTensor, ops
 
 from builders.components import register_component
+from builders.documents import of_same_document
 from builders.spec import TransformerSpec
 
 Tensor = Any
@@ -108,7 +109,8 @@ class RotaryPositions(keras.layers.Layer):
     and Llama); channels from r on are unchanged. Computes angles in float32.
 
     In a decode graph, `slots`, int (b, c), has a column for each slot of the cache. Only its shape
-    is used, in place of the number of positions.
+    is used, in place of the number of positions. In a packed graph, `starts`, int (b, t), has the
+    starts of documents, whose own lengths count.
 
     Args:
         frequencies: frequency of each pair, (r/2,), in radians per position.
@@ -118,7 +120,7 @@ class RotaryPositions(keras.layers.Layer):
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {
-        "signature": "btnh,bt,bs->btnh",
+        "signature": "btnh,bt,bs,bt->btnh",
         "products": [],
         "role": "rotary_positions",
     }
@@ -137,12 +139,22 @@ class RotaryPositions(keras.layers.Layer):
         self.long_frequencies = long_frequencies
         self.original_length = original_length
 
-    def call(self, x: Tensor, positions: Tensor, slots: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        slots: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
         half = len(self.frequencies)
         frequencies = ops.convert_to_tensor(self.frequencies, dtype="float32")
         if self.long_frequencies is not None:
             long = ops.convert_to_tensor(self.long_frequencies, dtype="float32")
-            length = ops.shape(positions if slots is None else slots)[1]
+            if starts is None:
+                length = ops.shape(positions if slots is None else slots)[1]
+            else:
+                of_document = ops.cast(of_same_document(starts), "int32")
+                length = ops.sum(of_document, axis=2)[..., None]  # (b, t, 1)
             frequencies = ops.where(length > self.original_length, long, frequencies)
         angles = ops.cast(positions, "float32")[..., None] * frequencies  # (1 or b, t, r/2)
         cos, sin = ops.cos(angles)[:, :, None], ops.sin(angles)[:, :, None]
@@ -155,7 +167,7 @@ class RotaryPositions(keras.layers.Layer):
         return ops.concatenate([rotated, x[..., 2 * half :]], axis=-1)
 
     def compute_output_spec(
-        self, x: KerasTensor, positions: KerasTensor, slots: KerasTensor | None = None
+        self, x: KerasTensor, positions: KerasTensor, *_: KerasTensor, **__: KerasTensor
     ) -> KerasTensor:
         return KerasTensor(x.shape, dtype=x.dtype)
 

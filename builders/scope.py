@@ -33,6 +33,8 @@ class LayerScope:
         rows_per_expert: int (e,), within the experts of a mixture; `None` elsewhere.
         slots: int (b, c), within self-attention of a decode graph, the slots of its cache as in
             `AttentionContext`; `None` elsewhere.
+        starts: int (b, t), within self-attention of a packed graph, as in `AttentionContext`;
+            `None` elsewhere.
     """
 
     def __init__(self, spec: TransformerSpec, model: keras.Model | None = None) -> None:
@@ -47,6 +49,7 @@ class LayerScope:
         self.exposes_scores = False
         self.rows_per_expert: Any = None
         self.slots: Any = None
+        self.starts: Any = None
 
     def __repr__(self) -> str:
         return f"<LayerScope {'.'.join(self.path)!r} of {len(self._layers)} layers: {self.spec}>"

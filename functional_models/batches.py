@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from functional_models.checks import check_count
 from functional_models.corpora.stored import temporary_file
 
 Batch = tuple[Any, np.ndarray, np.ndarray]
+
+_PIECE = 1 << 20
+"""Tokens that are searched at once."""
 
 
 def default_bucket_lengths() -> tuple[int, ...]:
@@ -67,9 +70,11 @@ class Batches(ABC):
 
     Attributes:
         longest: tokens of the longest row of a batch.
+        wiring: the graph that takes the inputs, if it is not the model itself; see `TrainingGraph`.
     """
 
     longest: int
+    wiring: Any = None
 
     def __init__(self, batch_size: int, seed: int) -> None:
         check_count("batch_size", batch_size)
@@ -198,6 +203,44 @@ class TokenBatches(Batches):
         return _hash(len(self.tokens), self.block, self.batch_size, np.asarray(sample, "int32"))
 
 
+class DocumentBatches(TokenBatches):
+    """The same blocks of a stream, with the number of each token's document in its row.
+
+    The inputs are {"tokens": int (b, t), "documents": int (b, t)}, those of `build_packed`. A
+    document ends with an end token, whose label would belong to the next one and has weight 0.
+    What a block holds of a document counts as one.
+
+    Args:
+        tokens: int (N,); may be memory-mapped.
+        end_id: the end token.
+        options: as for `TokenBatches`.
+
+    Raises:
+        ValueError: as `TokenBatches`, or the stream has no end token.
+    """
+
+    def __init__(
+        self, tokens: np.ndarray, *, end_id: int, what: str = "corpus", **options: Any
+    ) -> None:
+        super().__init__(tokens, what=what, **options)
+        self.end_id = end_id
+        pieces = range(0, len(tokens), _PIECE)  # a memory-mapped stream may be long
+        if not any(np.any(tokens[start : start + _PIECE] == end_id) for start in pieces):
+            raise ValueError(
+                f'packing="documents": the {what} has no end token (id {end_id}), so that it is a '
+                "single document; give a list of documents, or leave packing out"
+            )
+
+    def _rows(self, plan: Any) -> Batch:
+        tokens, labels, weights = super()._rows(plan)
+        is_end = tokens == self.end_id
+        documents = np.cumsum(is_end, axis=1, dtype="int32") - is_end  # ends before the token
+        return {"tokens": tokens, "documents": documents}, labels, weights * ~is_end
+
+    def fingerprint(self) -> str:
+        return _hash(super().fingerprint(), self.end_id)
+
+
 class TokenPairs(Sequence[tuple[np.ndarray, np.ndarray]]):
     """Token ids of sentence pairs, in a temporary file that is memory-mapped.
 
@@ -248,7 +291,12 @@ class PairBatches(Batches):
     Raises:
         ValueError: no pairs, a source without tokens, a pair longer than `max_length`, or a
             `batch_size` below 1.
+
+    Attributes:
+        lengths: tokens of the row of each pair, int (n,).
     """
+
+    what: ClassVar[str] = "source sentences"
 
     def __init__(
         self,
@@ -271,25 +319,29 @@ class PairBatches(Batches):
         empty = np.flatnonzero(sizes[:, 0] == 0)
         if len(empty):
             raise ValueError(
-                f"{len(empty)} source sentences have no tokens (the first is pair number "
+                f"{len(empty)} {self.what} have no tokens (the first is pair number "
                 f"{empty[0] + 1}); remove them"
             )
         self.pairs = pairs
         self.pad_id = pad_id
-        lengths = np.maximum(sizes[:, 0], sizes[:, 1] - 1)
+        lengths = self.lengths = self._row_lengths(sizes)
         self.bucket_lengths = list(bucket_lengths or default_bucket_lengths())
         while self.bucket_lengths[-1] < max(lengths):
             self.bucket_lengths.append(2 * self.bucket_lengths[-1])
         if max_length is not None:
             if max_length < max(lengths):
                 raise ValueError(
-                    f"a pair has {max(lengths)} tokens on one side, above max_length={max_length}; "
+                    f"a pair has {max(lengths)} tokens in a row, above max_length={max_length}; "
                     "remove it"
                 )
             shorter = [length for length in self.bucket_lengths if length < max_length]
             self.bucket_lengths = [*shorter, max_length]
         self._bucket_of = np.searchsorted(self.bucket_lengths, lengths).astype("uint8")
         self.longest = self.bucket_lengths[int(self._bucket_of.max())]
+
+    def _row_lengths(self, sizes: np.ndarray) -> np.ndarray:
+        """Return the tokens of the rows of pairs of these sizes, int (n, 2) -> (n,)."""
+        return np.maximum(sizes[:, 0], sizes[:, 1] - 1)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import builders
-from functional_models.batches import TokenBatches
+from functional_models.batches import Batches, DocumentBatches, TokenBatches
 from functional_models.checks import check_count, check_is_text
-from functional_models.corpora import TextCorpus
+from functional_models.corpora import Corpus, ParallelCorpus, TextCorpus
 from functional_models.corpora.stored import count_characters
+from functional_models.examples import (
+    ExampleBatches,
+    PackedExamples,
+    are_examples,
+    encode_examples,
+    reply_characters,
+)
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.strided_batches import StridedBatches
@@ -65,8 +73,8 @@ class CausalLM(TextModel):
 
     def fit(
         self,
-        data: TextCorpus | str | Sequence[str] | np.ndarray,
-        validation: str | Sequence[str] | np.ndarray | None = None,
+        data: Corpus | str | Sequence[Any] | np.ndarray,
+        validation: str | Sequence[Any] | np.ndarray | None = None,
         *,
         recipe: Recipe | None = None,
         folder: str | Path | None = None,
@@ -77,17 +85,21 @@ class CausalLM(TextModel):
         callbacks: tuple[Any, ...] = (),
         **changes: Any,
     ) -> list[dict[str, float]]:
-        """Train on packed blocks of text with `model.fit`.
+        """Train on packed blocks of text, or on prompts and their replies, with `model.fit`.
 
         Args:
-            data: a corpus, a text, documents, or tokens int (N,), which may be memory-mapped.
-            validation: the same; by default the validation text of a corpus.
+            data: a corpus, a text, documents, or tokens int (N,), which may be memory-mapped; or
+                examples, of which only the reply is learnt: (prompt, reply) pairs, or conversations
+                for the chat template of the tokenizer, as lists of messages
+                `{"role": "user", "content": "..."}`, whose last message is the reply.
+            validation: the same; by default the validation part of a corpus.
             recipe: hyperparameters; `changes` replace its fields (`steps=500`, ...).
             folder: folder for the best model, and for a checkpoint at every report. An interrupted
                 run resumes exactly at its last checkpoint, and a finished one continues if it is
                 given more steps.
             overwrite: replace another run, or a model, that the folder holds.
-            block: tokens per row; by default the `max_sequence_length` of the model.
+            block: tokens per row, or with examples the most; by default the `max_sequence_length`
+                of the model.
             sample_prompt: a prompt to continue at every report.
             progress: show a header, a living line and a line per report.
             callbacks: further Keras callbacks.
@@ -97,15 +109,17 @@ class CausalLM(TextModel):
 
         Raises:
             ValueError: text shorter than a block, tokens outside the vocabulary, a `block` above
-                `max_sequence_length`, or a folder with another run.
+                `max_sequence_length`, a folder with another run, or with `packing="documents"` a
+                text without end tokens, or a mixer that cannot keep documents apart; or an example
+                that is no pair or conversation, or longer than a block.
             FileExistsError: the folder holds something else than a run.
             BlockingIOError: another process or thread writes the folder.
         """
         recipe = make_recipe(recipe, changes)
-        if isinstance(data, TextCorpus):
+        if isinstance(data, TextCorpus | ParallelCorpus):
             validation = data.validation if validation is None else validation
             data = data.train
-        sizes = (block, recipe.batch_size, recipe.seed, progress)
+        sizes = (block, recipe.batch_size, recipe.seed, progress, recipe.packing)
         for text in (data, validation):
             check_is_text(text, "fit")
         batches = self._batches(data, "training text", *sizes)
@@ -133,17 +147,20 @@ class CausalLM(TextModel):
 
     def evaluate(
         self,
-        data: str | Sequence[str] | np.ndarray,
+        data: str | Sequence[Any] | np.ndarray,
         *,
         block: int | None = None,
         stride: int | None = None,
         batch_size: int = 32,
+        packing: str = "stream",
         progress: bool = True,
     ) -> dict[str, float]:
         """Return loss (nats per token), perplexity, token_accuracy, tokens, bits_per_character.
 
         Bits per character compare models with different tokenizers. They include the bits of the
-        end tokens, and are omitted if the text has no characters.
+        end tokens, and are omitted if the text has no characters. `packing` is as in `Recipe`; with
+        `documents`, the first token of each document has no loss. Of examples, as `fit` takes them,
+        the numbers are those of the replies.
 
         Args:
             data: as in `fit`, but no corpus.
@@ -160,8 +177,13 @@ class CausalLM(TextModel):
         from functional_models.training import bits_per_character, evaluate
 
         check_is_text(data, "evaluate")
-        batches = self._batches(data, "text", block, batch_size, 0, progress, stride)
+        packing = Recipe(packing=packing).packing  # checked
+        sizes = (block, batch_size, 0, progress, packing)
+        batches = self._batches(data, "text", *sizes, stride=stride)
         row = evaluate(self.model, batches)
+        if isinstance(batches, ExampleBatches):
+            return row | bits_per_character(row["loss"], row["tokens"], reply_characters(data))
+        assert isinstance(batches, TokenBatches)
         if isinstance(data, np.ndarray):
             data = self._documents(data) if self.tokenizers else ""
         characters = count_characters([data] if isinstance(data, str) else data)
@@ -172,6 +194,10 @@ class CausalLM(TextModel):
         ends = np.flatnonzero(np.asarray(tokens) == self.tokenizer.end_id) + 1
         return self.tokenizer.decode(np.split(tokens, ends))
 
+    @cached_property
+    def _packed(self) -> Any:
+        return builders.build_packed(self.model, self.spec)
+
     def _batches(
         self,
         data: Any,
@@ -180,19 +206,60 @@ class CausalLM(TextModel):
         batch_size: int,
         seed: int,
         progress: bool,
+        packing: str = "stream",
+        *,
         stride: int | None = None,
-    ) -> TokenBatches:
+    ) -> Batches:
         longest = self.spec.max_sequence_length
         if block is None:
             block = longest
         check_count("block", block, most=longest)
+        sizes = {"block": block, "batch_size": batch_size, "seed": seed}
         if stride is not None:
             check_count("stride", stride, most=block)
-        tokens = self._tokens(data, progress)
-        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "what": what}
-        if stride is None:
-            return TokenBatches(tokens, block=block, **options)
-        return StridedBatches(tokens, block=block, stride=stride, **options)
+            if packing != "stream" or are_examples(data):
+                raise ValueError(
+                    f"stride={stride}: blocks overlap in a stream of text alone; omit it with "
+                    'examples and with packing="documents"'
+                )
+            tokens = self._tokens(data, progress)
+            return StridedBatches(tokens, stride=stride, what=what, **sizes)
+        if are_examples(data):
+            batches: Batches = self._example_batches(data, packing, **sizes)
+        else:
+            tokens = self._tokens(data, progress)
+            batches = self._text_batches(tokens, what, packing, **sizes)
+        if packing == "documents":
+            batches.wiring = self._packed
+        return batches
+
+    def _text_batches(
+        self, tokens: np.ndarray, what: str, packing: str, **sizes: int
+    ) -> TokenBatches:
+        if packing == "stream":
+            return TokenBatches(tokens, **sizes, what=what)
+        return DocumentBatches(tokens, end_id=self.tokenizer.end_id, **sizes, what=what)
+
+    def _example_batches(
+        self, data: Sequence[Any], packing: str, block: int, batch_size: int, seed: int
+    ) -> ExampleBatches:
+        pairs = encode_examples(self.tokenizer, data)
+        lengths = pairs.lengths.sum(axis=1) - 1
+        too_long = np.flatnonzero(lengths > block)
+        if len(too_long):
+            raise ValueError(
+                f"{len(too_long)} examples have more than {block} tokens in prompt and reply (the "
+                f"first is number {too_long[0] + 1}, the longest has {max(lengths)}); shorten or "
+                "remove them, or use a larger block or max_sequence_length"
+            )
+        options: dict[str, Any] = {
+            "pad_id": self.tokenizer.pad_id,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        if packing == "documents":
+            return PackedExamples(pairs, block=block, **options)
+        return ExampleBatches(pairs, max_length=block, **options)
 
     def generate(
         self,

@@ -151,7 +151,8 @@ def with_projections(step: keras.Model) -> keras.Model:
 
     def replaced(layer: Any) -> Any:
         is_dense = isinstance(layer, keras.layers.Dense | keras.layers.EinsumDense)
-        return Projection(layer) if is_dense else layer
+        # The kernel of a layer with LoRA is no variable that could be given as a matrix.
+        return Projection(layer) if is_dense and not layer.lora_enabled else layer
 
     return keras.models.clone_model(step, clone_function=replaced)
 

@@ -2,6 +2,7 @@
 
     model.json            manifest: format, spec, and the names of the other parts; written last
     weights-<hash>.keras  the Keras model
+    adapters-<hash>.npz   of a model with LoRA, whose weights are those without it
     tokenizer-<hash>/     or source_tokenizer-<hash>/ and target_tokenizer-<hash>/
     checkpoint.npz        state of a training run, if the folder is that of a run
 
@@ -19,9 +20,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,9 @@ FORMAT = 1
 _JOURNAL = "parts.json"
 _CHUNK = 1 << 22
 """Elements of an array that are copied at once."""
-_PART = re.compile(r"weights-[0-9a-f]{12}\.keras|\w*tokenizer-[0-9a-f]{12}")
+_PART = re.compile(
+    r"weights-[0-9a-f]{12}\.keras|adapters-[0-9a-f]{12}\.npz|\w*tokenizer-[0-9a-f]{12}"
+)
 
 
 @dataclass(frozen=True)
@@ -108,19 +112,28 @@ def replace_model(folder: Path, content: ModelFolder, *, of_run: bool) -> None:
         content: the model.
         of_run: whether the model is that of the folder's checkpoint, which is deleted otherwise.
     """
+    # Whose import takes that of Keras, which checks of a folder do without.
+    from functional_models.lora import adapted_layers, without_adapters, write_adapters
+
     old = _parts(folder)
     new: set[str] = set()  # the parts that this call adds
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         written = Path(scratch) / "weights.keras"
         try:
-            with _weights_on_disk():
+            with _weights_on_disk(), without_adapters(content.model):
                 _without_optimizer(content.model).save(written)
+            if adapted_layers(content.model):
+                write_adapters(content.model, Path(scratch) / "adapters.npz")
         except OSError as error:
             if error.errno and error.filename is None:
                 error.filename = str(folder)  # a full disk has no name by itself
             raise
         weights = f"weights-{_hash(written)}.keras"
         sources = {weights: written}
+        adapters = None
+        if (file := Path(scratch) / "adapters.npz").exists():
+            adapters = f"adapters-{_hash(file)}.npz"
+            sources[adapters] = file
         tokenizers = {}
         for role, tokenizer in content.tokenizers.items():
             tokenizer.save(Path(scratch) / role)
@@ -130,6 +143,7 @@ def replace_model(folder: Path, content: ModelFolder, *, of_run: bool) -> None:
             "format": FORMAT,
             "spec": json.loads(content.spec.to_json()),
             "weights": weights,
+            **({"adapters": adapters} if adapters else {}),
             "tokenizers": tokenizers,
         }
         # For the next writer, should this one be killed.
@@ -227,7 +241,8 @@ def _parts(folder: Path) -> set[str]:
         raise ValueError(
             f"{error}; it is not overwritten: save to another folder, or remove {MANIFEST}"
         ) from None
-    return {manifest["weights"], *manifest["tokenizers"].values()}
+    adapters = [manifest["adapters"]] if "adapters" in manifest else []
+    return {manifest["weights"], *adapters, *manifest["tokenizers"].values()}
 
 
 def _is_same(part: Path, other: Path) -> bool:
@@ -310,24 +325,33 @@ def read_spec(folder: str | Path) -> builders.TransformerSpec:
 
 
 def restore_weights(model: Any, folder: str | Path) -> None:
-    """Load the weights of a model folder into a model.
+    """Load the weights of a model folder into a model, with the adapters that it has.
 
     Raises:
         FileNotFoundError, ValueError: see `read_model_folder`.
     """
+    from functional_models.lora import read_adapters
+
     folder = Path(folder)
-    weights = folder / _read_manifest(folder)["weights"]
-    if not weights.exists():
+    manifest = _read_manifest(folder)
+    _restore(folder / manifest["weights"], _without_optimizer(model).load_weights)
+    if "adapters" in manifest:
+        _restore(folder / manifest["adapters"], partial(read_adapters, model))
+
+
+def _restore(path: Path, read: Callable[[Path], None]) -> None:
+    """Read a file of a model folder with a function; raise as `restore_weights`."""
+    if not path.exists():
         raise FileNotFoundError(
-            f"{folder} is incomplete: {weights.name} is missing; save the model again, or copy the "
-            "whole folder"
+            f"{path.parent} is incomplete: {path.name} is missing; save the model again, or copy "
+            "the whole folder"
         )
-    check_is_file(weights)
+    check_is_file(path)
     try:
-        _without_optimizer(model).load_weights(weights)
+        read(path)
     except Exception as error:
         raise ValueError(
-            f"{weights} cannot be read ({type(error).__name__}): the file is damaged; save the "
+            f"{path} cannot be read ({type(error).__name__}): the file is damaged; save the "
             "model again, or copy the whole folder"
         ) from error
 
@@ -350,6 +374,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in (("spec", dict), ("weights", str), ("tokenizers", dict)):
         if not isinstance(manifest.get(key), kind):
             raise ValueError(f"{path} is damaged: it has no valid {key}")
+    if not isinstance(manifest.get("adapters", ""), str):
+        raise ValueError(f"{path} is damaged: it has no valid adapters")
     if not all(isinstance(name, str) for name in manifest["tokenizers"].values()):
         raise ValueError(f"{path} is damaged: it has no valid tokenizers")
     return manifest

@@ -111,7 +111,8 @@ def hidden_matrices(model: keras.Model) -> dict[str, tuple[int, ...]]:
     of_words = {id(layer) for layer in head.layers} if head else set()
     found = {}
     for layer in model._flatten_layers():
-        if id(layer) in of_words or not layer.built:
+        is_adapted = getattr(layer, "lora_enabled", False)  # whose kernel does not train
+        if id(layer) in of_words or not layer.built or is_adapted:
             continue
         if isinstance(layer, keras.layers.Dense):
             found[layer.kernel.path] = tuple(layer.kernel.shape)

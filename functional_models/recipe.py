@@ -14,6 +14,8 @@ SCHEDULES = ("cosine", "inverse_sqrt", "warmup_stable_decay", "constant")
 
 OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
 
+PACKINGS = ("stream", "documents")
+
 LARGEST_SEED = 2**32 - 1
 """The largest seed that Keras and NumPy take."""
 
@@ -29,6 +31,9 @@ class Recipe:
     Attributes:
         steps: number of weight updates.
         batch_size: sequences per weight update.
+        packing: of the texts of a language model: `stream`, in which tokens attend to earlier texts
+            of their row, or `documents`, in which they attend to their own, where positions begin
+            at 0.
         gradient_accumulation: parts that a batch is computed in, one after the other, for less
             memory; the gradients are those of the whole batch.
         optimizer: `adamw`, `muon`, `lion` or `adafactor`.
@@ -54,6 +59,7 @@ class Recipe:
 
     steps: int = 2000
     batch_size: int = 32
+    packing: str = "stream"
     gradient_accumulation: int = 1
     optimizer: str = "adamw"
     learning_rate: float | None = None
@@ -89,6 +95,7 @@ class Recipe:
                 and self.batch_size % max(self.gradient_accumulation, 1) == 0,
                 f"1 or more, and a divisor of batch_size={self.batch_size}",
             ),
+            "packing": (self.packing in PACKINGS, f"one of {', '.join(PACKINGS)}"),
             "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
             "learning_rate": (self.learning_rate is None or self.learning_rate > 0, "above 0"),
             "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),

@@ -100,6 +100,11 @@ class TextEncoder(TextModel):
             BlockingIOError: another process or thread writes the folder.
         """
         recipe = make_recipe(recipe, changes)
+        if recipe.packing != "stream":
+            raise ValueError(
+                f"packing={recipe.packing!r} is for language models: rows of an encoder hold a "
+                "stream of text, or one labelled text each; leave it out"
+            )
         if isinstance(data, TextCorpus | ParallelCorpus):
             validation = data.validation if validation is None else validation
             data = data.train

@@ -20,6 +20,7 @@ from functional_models.checks import check_count
 from functional_models.compiled import to_numpy
 from functional_models.descriptions import spec_line
 from functional_models.generation import Generator
+from functional_models.lora import QUERY_AND_VALUE, enable_lora, freeze, merge_lora
 from functional_models.model_folder import (
     ModelFolder,
     model_writer,
@@ -233,6 +234,60 @@ class TextModel(ABC):
         content = ModelFolder(self.spec, self.model, self.tokenizers)
         write_model_folder(folder, content, overwrite=overwrite)
         self.folder = Path(folder)
+
+    def enable_lora(
+        self,
+        rank: int = 8,
+        *,
+        layers: str | Sequence[str] = QUERY_AND_VALUE,
+        alpha: float | None = None,
+    ) -> list[str]:
+        """Add low-rank adapters to layers and freeze all other weights; return the layers' names.
+
+        Generation, training and saving go on with the adapters (Hu et al. 2022, "LoRA").
+
+        Args:
+            rank: of the adapters.
+            layers: patterns of the names of dense layers and embeddings, such as
+                `"decoder.block_3.*"`; by default queries and values.
+            alpha: an adapter adds alpha / rank times its product; by default the rank.
+
+        Raises:
+            ValueError: a value that is not allowed, a pattern without layers, or a model that has
+                LoRA.
+        """
+        found = enable_lora(self.model, rank, layers, alpha)
+        self._forget_graphs()
+        return found
+
+    def merge_lora(self) -> None:
+        """Add the adapters to the weights of their layers, and remove them.
+
+        Raises:
+            ValueError: the model has no LoRA.
+        """
+        merge_lora(self.model)
+        self._forget_graphs()
+
+    def freeze(self, layers: str | Sequence[str]) -> list[str]:
+        """Let layers whose names match patterns not train, and all others train.
+
+        Args:
+            layers: patterns, such as `"*embedding"`; `()` lets every layer train. They are not
+                saved with the model.
+
+        Returns:
+            The names of the layers that do not train.
+
+        Raises:
+            ValueError: a pattern without layers, no layer left to train, or a model with LoRA.
+        """
+        return freeze(self.model, layers)
+
+    def _forget_graphs(self) -> None:
+        """Remove the graphs and compiled loops that know the former variables of the model."""
+        for name in ("_generator", "_probe", "_packed", "_masked_graph", "_class_graph"):
+            self.__dict__.pop(name, None)
 
     def export(self, folder: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
         """Write a TensorFlow SavedModel from strings to strings, which runs without this package.

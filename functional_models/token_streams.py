@@ -32,7 +32,7 @@ def token_stream(
     if isinstance(text, TextCorpus):
         raise TypeError("a TextCorpus has two splits; give its .train or its .validation")
     if isinstance(text, ParallelCorpus):
-        raise TypeError("a ParallelCorpus holds sentence pairs; give a TextCorpus or text")
+        raise TypeError("a ParallelCorpus has three splits; give its .train or .validation")
     if isinstance(text, np.ndarray):
         check_tokens(text, vocabulary_size, "the token array")
         return text

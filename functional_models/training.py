@@ -92,6 +92,7 @@ def train(
             "validation data": validation and validation.fingerprint(),
             "dtype": model.dtype_policy.name,
             "model": [f"{weight.path} {tuple(weight.shape)}" for weight in model.weights],
+            "trained weights": [weight.path for weight in model.trainable_weights],
         }
         checkpoint = Checkpoint(Path(folder), run, record)
         checkpoint.start(model, overwrite=overwrite)
@@ -141,7 +142,7 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
     """
     evaluators = _EVALUATORS.setdefault(model, {})
     # Quantization and LoRA replace variables.
-    key = exact_match, *map(id, model.variables)
+    key = exact_match, id(batches.wiring), *map(id, model.variables)
     if key not in evaluators:
         evaluators[key] = _compiled_graph(model, batches, exact_match)
     logs = evaluators[key].evaluate(
@@ -181,6 +182,7 @@ def _compiled_graph(
     parts = recipe.gradient_accumulation if recipe else 1
     graph = TrainingGraph(
         model,
+        batches.wiring,
         label_smoothing=recipe.label_smoothing if recipe else 0.0,
         z_loss=recipe.z_loss if recipe else 0.0,
         tokens=batches.batch_size * batches.longest // parts,

@@ -30,6 +30,8 @@ class TrainingGraph(keras.Model):
 
     Args:
         model: a Functional or Sequential model from tokens to logits.
+        wiring: the graph to run, of the layers of the model but with other inputs, such as that of
+            `builders.build_packed`; by default the model.
         label_smoothing, z_loss: see `TokenCrossEntropy`.
         tokens: of a batch.
         exact_match: whether there are all three results.
@@ -40,6 +42,7 @@ class TrainingGraph(keras.Model):
     def __init__(
         self,
         model: keras.Model,
+        wiring: keras.Model | None = None,
         *,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
@@ -47,9 +50,10 @@ class TrainingGraph(keras.Model):
         exact_match: bool = False,
     ) -> None:
         super().__init__(dtype="float32")  # weights are not rounded to the precision of the model
-        features, self.head = split_head(model)
-        is_sequential = isinstance(model, keras.Sequential)  # and may have no `input`
-        self.body = keras.Model(model.inputs if is_sequential else model.input, features)
+        graph = model if wiring is None else wiring
+        features, self.head = split_head(graph)
+        is_sequential = isinstance(graph, keras.Sequential)  # and may have no `input`
+        self.body = keras.Model(graph.inputs if is_sequential else graph.input, features)
         self.head_layers = self.head.layers if self.head else []
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss

@@ -134,6 +134,11 @@ class Translator(TextModel):
             BlockingIOError: another process or thread writes the folder.
         """
         recipe = make_recipe(recipe, changes)
+        if recipe.packing != "stream":
+            raise ValueError(
+                f"packing={recipe.packing!r} is for language models: each pair of a translator has "
+                "a row of its own; leave it out"
+            )
         if isinstance(data, ParallelCorpus if objective is None else TextCorpus):
             validation = data.validation if validation is None else validation
             data = data.train

@@ -263,6 +263,8 @@ def test_text_objectives_and_examples_are_not_mixed():
         model.fit(TEXT, block=2)
     with pytest.raises(ValueError, match="block=20: must be an integer, 1 to 19"):
         model.fit(TEXT, block=20)
+    with pytest.raises(ValueError, match="packing='documents' is for language models"):
+        model.fit(TEXT, packing="documents")
     with pytest.raises(TypeError, match="an encoder takes a MaskedLM"):
         model.fit(TEXT, objective=fm.SpanCorruption())
     with pytest.raises(ValueError, match="this model has no classes"):

@@ -350,6 +350,8 @@ INTEGERS = {
     "keys",
     "index",
     "start",
+    "starts",
+    "documents",
 }
 MASKS = {"mask", "first", "second"}
 

@@ -129,6 +129,9 @@ def test_each_label_counts_once(length, stride):
 
 
 def test_a_stride_is_checked(fresh):
+    for data, packing in ((TEXT, "documents"), ([("a", "b")], "stream")):
+        with pytest.raises(ValueError, match="blocks overlap in a stream of text alone"):
+            fresh["decoder_only"].evaluate(data, stride=3, packing=packing)
     for stride in (0, 14, 2.5):
         with pytest.raises(ValueError, match=f"stride={stride}: must be an integer, 1 to 13"):
             fresh["decoder_only"].evaluate(TEXT, block=13, stride=stride)

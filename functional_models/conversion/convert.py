@@ -20,6 +20,7 @@ from functional_models.conversion.family import Family, Part
 from functional_models.conversion.matching import family_of, family_of_spec, warn_about_ignored
 from functional_models.keras_hub_tokenizer import wrapped_keras_tokenizer
 from functional_models.loading import precision, wrap_model
+from functional_models.lora import check_merged
 from functional_models.model_folder import MANIFEST
 from functional_models.text_model import TextModel
 from functional_models.tokenizer_base import Tokenizer
@@ -113,6 +114,7 @@ def to_keras_hub(model: TextModel, backbone: str | None = None) -> Any:
         raise TypeError(
             f"to_keras_hub takes a CausalLM, Translator or TextEncoder, not {type(model).__name__}"
         )
+    check_merged(model.model, "to_keras_hub")
     spec = model.spec
     family = family_of_spec(spec, backbone)
     with precision(model.model.dtype_policy):

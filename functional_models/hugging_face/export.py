@@ -25,6 +25,7 @@ from functional_models.hugging_face.tokenizers_export import (
     generation_config,
     tokenizer_files,
 )
+from functional_models.lora import check_merged
 from functional_models.text_model import TextModel
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
@@ -64,7 +65,7 @@ def to_hugging_face(
     Raises:
         TypeError: `model` is no text model.
         ValueError: an unknown family, or none that implements the spec; the error names the nearest
-            and the differences.
+            and the differences; or a model with LoRA.
         FileExistsError: the folder holds something else.
     """
     if not isinstance(model, TextModel):
@@ -72,6 +73,7 @@ def to_hugging_face(
             "to_hugging_face takes a CausalLM, Translator or TextEncoder, not "
             f"{type(model).__name__}"
         )
+    check_merged(model.model, "to_hugging_face")
     family, head, config, tensors = _written(model, model_type)
     path = Path(folder)
     check_content(path, (CONFIG, "tokenizer.json"), overwrite=overwrite)

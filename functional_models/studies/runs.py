@@ -168,9 +168,10 @@ def perform(
                 progress=progress,
                 callbacks=(*callbacks, inside),
             )
-            measured = model.evaluate(
-                data.held_out, batch_size=run.recipe.batch_size, progress=progress
-            )
+            same: dict[str, Any] = {"batch_size": run.recipe.batch_size, "progress": progress}
+            if run.spec.kind == "decoder_only":
+                same["packing"] = run.recipe.packing
+            measured = model.evaluate(data.held_out, **same)
             result = _result(model, data, rows, measured)
             outcome = Outcome("finished", result, rows, int(rows[-1]["step"]))
         except DivergedError as error:
