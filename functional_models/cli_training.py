@@ -211,7 +211,9 @@ def train(options: argparse.Namespace) -> None:
 
 def _encoder_head(corpus: Any) -> dict[str, Any]:
     """Return the fields of the head that a corpus trains: for classes, or for masked tokens."""
-    if not isinstance(corpus.train[0], tuple):
+    from functional_models.corpora import TextCorpus
+
+    if isinstance(corpus, TextCorpus):
         return {"masked_lm_head": True}
     return {"classes": sorted({label for _, label in corpus.train})}
 

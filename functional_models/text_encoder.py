@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -330,6 +330,9 @@ class TextEncoder(TextModel):
     def _encode(self, texts: Sequence[Text]) -> list[EncodedText]:
         if isinstance(texts, str):
             raise ValueError("expected a list of texts, got a single one; write [text]")
+        if not isinstance(texts, Iterable):
+            raise TypeError(f"expected a list of texts, given {type(texts).__name__}")
+        texts = list(texts)
         encoded = encode_texts(self.tokenizer, texts)
         longest = self.spec.max_sequence_length
         for text, found in zip(texts, encoded, strict=True):
