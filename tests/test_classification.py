@@ -123,17 +123,6 @@ def test_classes_are_learned_saved_and_loaded(pooling, pooler, tmp_path):
     )
 
 
-@pytest.mark.slow
-def test_pairs_are_told_apart_by_their_second_text():
-    """The class says whether two texts are the same: no text alone tells."""
-    sounds = list(SOUNDS.values())
-    examples = [((a, b), "same" if a == b else "other") for a in sounds for b in sounds]
-    examples += [((a, a), "same") for a in sounds]
-    model = encoder(classes=("same", "other"), num_segments=2, dropout=0.0, hidden_dim=26)
-    model.fit(examples, steps=300, batch_size=12, learning_rate=0.01, progress=False)
-    assert model.evaluate(examples)["accuracy"] == 1
-
-
 def test_a_head_is_added_to_a_trained_encoder():
     model = encoder(classes=(), masked_lm_head=True)
     made = model.with_classes(["a", "b"], pooling="mean")

@@ -202,28 +202,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_its_folder_is_loaded(tmp_
         )
 
 
-@pytest.mark.slow
-def test_a_model_learns_to_predict_masked_tokens_from_both_sides():
-    corpus = fm.load_text_corpus("embedded")
-    tokenizer = fm.train_tokenizer("byte_pair", corpus.train, 1000, mask=True)
-    keras.utils.set_random_seed(1)
-    spec = builders.variant(
-        "pre_norm_learned",
-        kind="encoder_only",
-        vocabulary_size=tokenizer.vocabulary_size,
-        pad_token_id=tokenizer.pad_id,
-        masked_lm_head=True,
-    )
-    model = fm.TextEncoder(spec, tokenizer)
-    model.fit(corpus, steps=300, report_every=150, progress=False)
-    found = model.evaluate(corpus.validation[:50], progress=False)
-    counts = np.bincount(tokenizer.encode_together(corpus.train), minlength=1000) + 1
-    held_out = tokenizer.encode_together(corpus.validation[:50])
-    unigram = -np.mean(np.log(counts / counts.sum())[held_out])
-    assert found["loss"] < unigram - 1
-    assert found["token_accuracy"] > 0.25
-
-
 # Errors
 
 
