@@ -36,10 +36,9 @@ class FlopCounts(dict[str, int]):
 
     Components: for each attention, such as `decoder.self_attention`, its `.projections` (latents,
     query, key, value and output), `.scores` and `.weighted_values`, and the `.memory` of a Gated
-    DeltaNet; `decoder.feedforward` and
-    `encoder.feedforward`; `logits`; and where the model has them `pooler`, `masked_lm_head`,
-    `decoder.merges` and `encoder.merges`, the gates of highways and the weights of
-    hyper-connections, and `decoder.embedding` and
+    DeltaNet; `decoder.feedforward` and `encoder.feedforward`; `logits`; and where the model has
+    them `pooler`, `masked_lm_head`, `classifier`, `decoder.merges` and `encoder.merges`, the gates
+    of highways and the weights of hyper-connections, and `decoder.embedding` and
     `encoder.embedding`, the projections of embeddings whose width is not d. All blocks of a stack
     are counted together.
     """
@@ -383,11 +382,13 @@ def _embedding(spec: TransformerSpec, stack: str, tokens: int) -> dict[str, int]
 
 
 def _output(spec: TransformerSpec, tokens: int) -> dict[str, int]:
-    """Count the parts after the last block: logits, pooler and masked-language-model head."""
+    """Count the parts after the last block: logits, pooler, heads of masked tokens and classes."""
     d, e, v = spec.hidden_dim, spec.embedding_dim, spec.vocabulary_size
     counts = {}
     if spec.pooler:
         counts["pooler"] = 2 * d * d  # of the first token alone
+    if spec.classes:
+        counts["classifier"] = 2 * d * len(spec.classes)
     width = d
     if spec.masked_lm_head:
         width = spec.embedding_sum_dim

@@ -27,8 +27,8 @@ class ParameterCounts(dict[str, int]):
     token to latents and shared keys), `attention.query`, `attention.key`, `attention.value`,
     `attention.output`, `attention.sinks`, `attention.gates` (decays, corrections, output gates and
     convolutions of a Gated DeltaNet), `feedforward`, `norms` (also those of queries, keys and
-    latents), `merges` (also those across blocks) and `output` (pooler, masked-language-model head,
-    and the logits' own kernel and bias; not a tied table).
+    latents), `merges` (also those across blocks) and `output` (pooler, heads of masked tokens and
+    of classes, and the logits' own kernel and bias; not a tied table).
     """
 
     @property
@@ -204,7 +204,7 @@ def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:
     into_logits = before_logits * (e * (e != before_logits) if spec.tie_embeddings else v)
     has_logits = spec.kind != "encoder_only" or spec.masked_lm_head
     output = has_logits * (into_logits + v * (spec.logit_bias + spec.logit_gain))
-    output += (spec.pooler * d + spec.masked_lm_head * width) * (d + 1)
+    output += (spec.pooler * d + spec.masked_lm_head * width + len(spec.classes)) * (d + 1)
     positions = spec.max_sequence_length * width * (spec.positions == "learned")
     positions *= stacks
     for stack in spec.stacks:

@@ -198,6 +198,20 @@ def optional_numbers(doc: str, by_block: bool = False) -> Any:
     return _field(rule, None)
 
 
+def names(doc: str) -> Any:
+    """Define a field that is a tuple of distinct names, empty by default; a list too."""
+    allowed = "two or more different texts that are not blank, or none"
+    return _field(Rule(doc, allowed, _are_names, convert=tuple), ())
+
+
+def _are_names(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) == 1:
+        return False
+    return all(isinstance(one, str) and one.strip() for one in value) and (
+        len(set(value)) == len(value)
+    )
+
+
 def _are_positive(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(map(_is_positive, value))
 

@@ -79,6 +79,54 @@ def pool(scope: LayerScope, x: Tensor) -> Tensor:
     return layer(scope.layer("first_token", FirstToken)(x))
 
 
+def class_logits(
+    scope: LayerScope, x: Tensor, padding: Tensor | None, pooled: Tensor | None
+) -> Tensor:
+    """Wire the logits of the classes of a whole sequence: (b, s, d) -> (b, c).
+
+    Args:
+        scope: of the head.
+        x: hidden states (b, s, d).
+        padding: mask of the tokens that are not padding, bool (b, 1, s), if there is padding.
+        pooled: output of the pooler (b, d), if there is one; it stands for the first token.
+    """
+    spec = scope.spec
+    if spec.class_pooling == "first":
+        x = scope.layer("first_token", FirstToken)(x) if pooled is None else pooled
+    elif padding is None:
+        x = scope.layer("mean", keras.layers.GlobalAveragePooling1D)(x)
+    else:
+        x = scope.layer("mean", MaskedMean)(x, padding)
+    x = dropout(scope, spec.dropout, x, "dropout")  # (b, d)
+    d, classes = spec.hidden_dim, len(spec.classes)
+    layer = scope.layer(
+        "logits",
+        keras.layers.Dense,
+        classes,
+        kernel_initializer=initializer(scope, "classifier", fan_in=d, fan_out=classes),
+    )
+    return layer(x)
+
+
+@keras.saving.register_keras_serializable(package="builders")
+class MaskedMean(keras.layers.Layer):
+    """Mean over the tokens that a mask has: (b, s, d), bool (b, 1, s) -> (b, d).
+
+    In float32; zero for a row without tokens.
+    """
+
+    graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bsd,b1s->bd", "products": []}
+
+    def call(self, x: Tensor, counted: Tensor) -> Tensor:
+        counts = keras.ops.cast(counted, "float32")[:, 0, :, None]  # (b, s, 1)
+        total = keras.ops.sum(keras.ops.cast(x, "float32") * counts, axis=1)
+        number = keras.ops.maximum(keras.ops.sum(counts, axis=1), 1)
+        return keras.ops.cast(total / number, x.dtype)
+
+    def compute_output_spec(self, x: KerasTensor, counted: KerasTensor) -> KerasTensor:
+        return KerasTensor((x.shape[0], x.shape[2]), dtype=x.dtype)
+
+
 @keras.saving.register_keras_serializable(package="builders")
 class FirstToken(keras.layers.Layer):
     """The vector of the first token of a sequence: (b, s, d) -> (b, d)."""

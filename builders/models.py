@@ -20,7 +20,7 @@ from builders.cache import KeyValueCache
 from builders.counting import count_parameters, custom_component
 from builders.documents import document_starts
 from builders.embeddings import embed, source_embedding, target_embedding, token_embedding
-from builders.heads import final_norm_and_dropout, logits, masked_lm_head, pool
+from builders.heads import class_logits, final_norm_and_dropout, logits, masked_lm_head, pool
 from builders.masks import padding_mask
 from builders.memory import check_memory
 from builders.registry import as_spec
@@ -51,13 +51,16 @@ def encoder_only(
     """Wire tokens and their segments, int (b, s) -> the outputs of `build_encoder_only`."""
     spec = scope.spec
     embedding = token_embedding(scope.within("encoder"), spec.vocabulary_size)
-    x, _ = encoder(scope.within("encoder"), tokens, embedding, segments)
+    x, padding = encoder(scope.within("encoder"), tokens, embedding, segments)
     outputs = {"hidden": x}
     if spec.pooler:
         outputs["pooled"] = pool(scope.within("pooler"), x)
     if spec.masked_lm_head:
         head = masked_lm_head(scope.within("masked_lm_head"), x)
         outputs["logits"] = logits(scope, head, embedding)
+    if spec.classes:
+        part = scope.within("classifier")
+        outputs["class_logits"] = class_logits(part, x, padding, outputs.get("pooled"))
     return outputs
 
 
@@ -159,8 +162,9 @@ def build_encoder_only(
 ) -> keras.Model:
     """Build an encoder-only Transformer (Devlin et al. 2019, BERT): a vector for every token.
 
-    Tokens, int (b, s) -> {"hidden": (b, s, d), "pooled": (b, d), "logits": (b, s, v)}, the second
-    with a `pooler`, the third with a `masked_lm_head`. With `num_segments`, the input is
+    Tokens, int (b, s) -> {"hidden": (b, s, d), "pooled": (b, d), "logits": (b, s, v),
+    "class_logits": (b, c)}, the second with a `pooler`, the third with a `masked_lm_head`, and the
+    last with `classes`. With `num_segments`, the input is
     {"tokens": int (b, s), "segments": int (b, s)}. Every output depends on all tokens that are not
     padding.
 

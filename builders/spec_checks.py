@@ -89,7 +89,7 @@ def _check_embeddings(spec: SpecFields) -> None:
 
 def _check_encoder_only(spec: SpecFields) -> None:
     if spec.kind != "encoder_only":
-        for name in ("num_segments", "pooler", "masked_lm_head"):
+        for name in ("num_segments", "pooler", "masked_lm_head", "classes"):
             off = type(getattr(spec, name))()
             is_off = getattr(spec, name) == off
             allowed = f"{off} where kind={spec.kind!r}"

@@ -22,6 +22,7 @@ from builders.fields import (
     component_name,
     flag,
     fraction,
+    names,
     non_negative_int,
     number,
     optional_int,
@@ -425,6 +426,16 @@ class Output:
         "an `encoder_only` model also returns logits, after a projection, the activation and a "
         "norm (same source). Without it, the fields on logits have no effect there.",
         default=False,
+    )
+    classes: tuple[str, ...] = names(
+        "names of the classes of a text: an `encoder_only` model also returns a logit for each, a "
+        "projection of one vector, after `dropout` (same source, section 4.1)."
+    )
+    class_pooling: str = choice(
+        "that vector: `first`, the first token, after the `pooler` where there is one, or `mean`, "
+        "of all tokens but padding (Reimers and Gurevych 2019, Sentence-BERT, section 3).",
+        ("first", "mean"),
+        default="first",
     )
 
 

@@ -10,6 +10,7 @@ from builders.registry import register_variant
 from builders.spec import TransformerSpec
 
 BOTH_KINDS = ("encoder_decoder", "decoder_only")
+ALL_KINDS = (*BOTH_KINDS, "encoder_only")
 _CORNERS = "Vaswani et al. 2017 (post-norm, sinusoids); GPT-2 (pre-norm, learned positions)"
 
 
@@ -41,7 +42,7 @@ def post_norm_sinusoidal() -> TransformerSpec:
     return _corner("post", "sinusoidal")
 
 
-@register_variant(kinds=BOTH_KINDS, source=_CORNERS, summary="post-norm, learned positions")
+@register_variant(kinds=ALL_KINDS, source=_CORNERS, summary="post-norm, learned positions")
 def post_norm_learned() -> TransformerSpec:
     return _corner("post", "learned")
 
@@ -52,7 +53,7 @@ def pre_norm_sinusoidal() -> TransformerSpec:
 
 
 @register_variant(
-    kinds=BOTH_KINDS, source=_CORNERS, summary="pre-norm, learned positions, as in GPT-2"
+    kinds=ALL_KINDS, source=_CORNERS, summary="pre-norm, learned positions, as in GPT-2"
 )
 def pre_norm_learned() -> TransformerSpec:
     return _corner("pre", "learned")

@@ -24,6 +24,7 @@ from functional_models.packages import PACKAGES, import_own_packages, install_al
 if TYPE_CHECKING:
     import builders as builders
     import plots as plots
+    from functional_models.bleu import translation_scores as translation_scores
     from functional_models.causal_lm import CausalLM as CausalLM
     from functional_models.claims.running import run_claims as run_claims
     from functional_models.conversion import from_keras_hub as from_keras_hub
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from functional_models.losses import ExactMatch as ExactMatch
     from functional_models.losses import Perplexity as Perplexity
     from functional_models.losses import TokenCrossEntropy as TokenCrossEntropy
+    from functional_models.objectives import MaskedLM as MaskedLM
+    from functional_models.objectives import SpanCorruption as SpanCorruption
+    from functional_models.objectives import ul2 as ul2
     from functional_models.recipe import Recipe as Recipe
     from functional_models.samplers import make_sampler as make_sampler
     from functional_models.schedules import InverseSquareRoot as InverseSquareRoot
@@ -59,9 +63,11 @@ _MODULES = {
     "ExactMatch": "losses",
     "Generated": "text_model",
     "InverseSquareRoot": "schedules",
+    "MaskedLM": "objectives",
     "ParallelCorpus": "corpora",
     "Perplexity": "losses",
     "Recipe": "recipe",
+    "SpanCorruption": "objectives",
     "TextCorpus": "corpora",
     "TextEncoder": "text_encoder",
     "TokenCrossEntropy": "losses",
@@ -80,6 +86,8 @@ _MODULES = {
     "run_claims": "claims.running",
     "to_keras_hub": "conversion",
     "train_tokenizer": "tokenizer_training",
+    "translation_scores": "bleu",
+    "ul2": "objectives",
 }
 
 __all__ = list(_MODULES)

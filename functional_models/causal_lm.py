@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 import builders
-from functional_models.batches import Batches, DocumentBatches, TokenBatches, check_tokens
+from functional_models.batches import Batches, DocumentBatches, TokenBatches
 from functional_models.checks import check_count, check_is_text
 from functional_models.corpora import Corpus, ParallelCorpus, TextCorpus
-from functional_models.corpora.stored import StoredTexts, count_characters
+from functional_models.corpora.stored import count_characters
 from functional_models.examples import (
     ExampleBatches,
     PackedExamples,
@@ -23,7 +23,9 @@ from functional_models.examples import (
 )
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
+from functional_models.strided_batches import StridedBatches
 from functional_models.text_model import AttentionMaps, TextModel, TextPieces
+from functional_models.token_streams import token_stream
 from functional_models.tokenizer_base import text_list
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
@@ -66,19 +68,8 @@ class CausalLM(TextModel):
 
     def _tokens(self, text: Any, progress: bool = False) -> np.ndarray:
         """Return tokens (N,) as `tokens`, but memory-mapped and of the smallest type."""
-        if isinstance(text, TextCorpus):
-            raise TypeError("a TextCorpus has two splits; give its .train or its .validation")
-        if isinstance(text, ParallelCorpus):
-            raise TypeError("a ParallelCorpus has three splits; give its .train or .validation")
-        if isinstance(text, np.ndarray):
-            check_tokens(text, self.spec.vocabulary_size, "the token array")
-            return text
-        if not isinstance(text, str | StoredTexts):
-            text = text_list(text)
-        if not text and not isinstance(text, str):
-            raise ValueError("there is no text; give at least one document")
-        is_single = isinstance(text, str)
-        return self.tokenizer.encode_together(text, end=not is_single, progress=progress)
+        size = self.spec.vocabulary_size
+        return token_stream(text, lambda: self.tokenizer, size, progress=progress)
 
     def fit(
         self,
@@ -159,6 +150,7 @@ class CausalLM(TextModel):
         data: str | Sequence[Any] | np.ndarray,
         *,
         block: int | None = None,
+        stride: int | None = None,
         batch_size: int = 32,
         packing: str = "stream",
         progress: bool = True,
@@ -170,14 +162,24 @@ class CausalLM(TextModel):
         `documents`, the first token of each document has no loss. Of examples, as `fit` takes them,
         the numbers are those of the replies.
 
+        Args:
+            data: as in `fit`, but no corpus.
+            block: tokens that the model reads at once; by default its `max_sequence_length`.
+            stride: tokens between the starts of overlapping blocks, in which only new tokens count,
+                so that each has at least block - stride before it; by default `block`, where the
+                first tokens of a block have little before them. It takes block / stride the time.
+            batch_size: blocks that are computed at once.
+            progress: show the progress with long texts.
+
         Raises:
-            ValueError: as `fit`.
+            ValueError: as `fit`, or a stride above `block`.
         """
         from functional_models.training import bits_per_character, evaluate
 
         check_is_text(data, "evaluate")
         packing = Recipe(packing=packing).packing  # checked
-        batches = self._batches(data, "text", block, batch_size, 0, progress, packing)
+        sizes = (block, batch_size, 0, progress, packing)
+        batches = self._batches(data, "text", *sizes, stride=stride)
         row = evaluate(self.model, batches)
         if isinstance(batches, ExampleBatches):
             return row | bits_per_character(row["loss"], row["tokens"], reply_characters(data))
@@ -204,13 +206,24 @@ class CausalLM(TextModel):
         batch_size: int,
         seed: int,
         progress: bool,
-        packing: str,
+        packing: str = "stream",
+        *,
+        stride: int | None = None,
     ) -> Batches:
         longest = self.spec.max_sequence_length
         if block is None:
             block = longest
         check_count("block", block, most=longest)
         sizes = {"block": block, "batch_size": batch_size, "seed": seed}
+        if stride is not None:
+            check_count("stride", stride, most=block)
+            if packing != "stream" or are_examples(data):
+                raise ValueError(
+                    f"stride={stride}: blocks overlap in a stream of text alone; omit it with "
+                    'examples and with packing="documents"'
+                )
+            tokens = self._tokens(data, progress)
+            return StridedBatches(tokens, stride=stride, what=what, **sizes)
         if are_examples(data):
             batches: Batches = self._example_batches(data, packing, **sizes)
         else:

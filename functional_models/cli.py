@@ -169,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("sentences", nargs="*", metavar="SENTENCE", help=text)
     add_sampler_options(sub, "greedy", "1.5 times the source + 16, or as max_sequence_length has")
 
+    text = "name the classes of texts with a trained encoder"
+    sub = command("classify", classify, text, 'out/reviews "I liked every minute of it."')
+    sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
+    text = "a text to classify; default: the lines of stdin"
+    sub.add_argument("texts", nargs="*", metavar="TEXT", help=text)
+    add_flag(sub, "--scores", "print the probability before each class")
+
     text = "write a TensorFlow SavedModel from text to text, or a folder of Hugging Face"
     sub = command("export", export, text, "out/book --to out/saved_model", quiet=True)
     sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
@@ -264,6 +271,18 @@ def translate(options: argparse.Namespace) -> None:
     translator = load_model(options.model, "encoder_decoder")
     sentences = options.sentences or decode_lines(sys.stdin.buffer.read(), "the standard input")
     _print_texts(translator.translate(sentences, **sampler_options(options)))
+
+
+def classify(options: argparse.Namespace) -> None:
+    """Name the class of each text, or of each line of the standard input."""
+    from functional_models.corpora.decoding import decode_lines
+
+    encoder = load_model(options.model, "encoder_only", encoders=True)
+    texts = options.texts or decode_lines(sys.stdin.buffer.read(), "the standard input")
+    found = encoder.class_probabilities(texts)
+    for row in found:
+        score = f"{row.max():.4f}\t" if options.scores else ""
+        print(f"{score}{encoder.spec.classes[row.argmax()]}")
 
 
 def _print_texts(outcomes: Sequence[Any]) -> None:

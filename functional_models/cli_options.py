@@ -295,20 +295,33 @@ def load_spec(
     return builders.variant(model, **changes)
 
 
-def load_model(folder: str, kind: str | None = None) -> Any:
-    """Load a text model; check the folder before Keras is imported."""
+_COMMANDS = {
+    "decoder_only": "generate",
+    "encoder_decoder": "translate",
+    "encoder_only": "classify",
+}
+
+
+def load_model(folder: str, kind: str | None = None, *, encoders: bool = False) -> Any:
+    """Load a text model; check the folder before Keras is imported.
+
+    Args:
+        folder: the folder of the model.
+        kind: the kind that it must have.
+        encoders: whether it may be an encoder.
+    """
     from functional_models.model_folder import read_spec
 
     found = read_spec(folder).kind
-    if found == "encoder_only":
+    if found == "encoder_only" and not encoders:
         raise ValueError(
             f"{folder} holds an encoder, which generates no text; use it in Python: "
             f"functional_models.load({folder!r}).vectors(texts)"
         )
     if kind not in (None, found):
-        command = "generate" if found == "decoder_only" else "translate"
         raise ValueError(
-            f"{folder} holds a model of kind {found}, not {kind}; use functional-models {command}"
+            f"{folder} holds a model of kind {found}, not {kind}; use functional-models "
+            f"{_COMMANDS[found]}"
         )
     import_keras()
     from functional_models.loading import load

@@ -64,6 +64,9 @@ def add_training_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     sub = command("evaluate", evaluate, text, "out/book --data other_book.txt")
     sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
     sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=DATA_HELP)
+    text = "tokens between overlapping blocks of a language model, for more context; default: none"
+    sub.add_argument("--stride", type=whole_number, metavar="N", help=text)
+    add_flag(sub, "--bleu", "also translate, and print BLEU and chrF, which needs sacrebleu")
 
 
 def _add_study_options(sub: argparse.ArgumentParser) -> None:
@@ -159,16 +162,20 @@ def train(options: argparse.Namespace) -> None:
     from functional_models.corpora import kind_of_data
 
     default = builders.variant_info(options.variant).kinds[0]
-    kind = changes.pop("kind", None) or kind_of_data(_files(options, "data")) or default
+    of_data = kind_of_data(_files(options, "data"))
+    kind = changes.pop("kind", None) or of_data or default
+    pairs = (of_data if kind == "encoder_only" else kind) == "encoder_decoder"
+    if kind == "encoder_only" and options.sample:
+        raise ValueError("--sample: an encoder continues no text; omit it")
+    builders.variant(options.variant, kind=kind, **changes)  # raises before data is read
+    corpus = _corpus(options, "encoder_decoder" if pairs else "decoder_only")
     if kind == "encoder_only":
-        raise ValueError(_no_encoders("train"))
+        changes = {**_encoder_head(corpus), **changes}
     spec = builders.variant(options.variant, kind=kind, **changes)
-    pairs = kind == "encoder_decoder"
-    corpus = _corpus(options, kind)
 
     number = len(corpus.train)
-    item = ("pair" if pairs else "document") + "s" * (number != 1)
-    print(f"{corpus.name}: {number:,} training {item}")
+    item = "labelled text" if spec.classes else "pair" if pairs else "document"
+    print(f"{corpus.name}: {number:,} training {item}{'s' * (number != 1)}")
     keras = import_keras()
     from functional_models.loading import new_text_model, sized_for
     from functional_models.studies.samples import usage_command
@@ -176,7 +183,11 @@ def train(options: argparse.Namespace) -> None:
 
     _set_dtype(options)
     size, shown = _vocabulary_size(options), not options.quiet
-    tokenizer = shared_tokenizer(corpus, options.tokenizer, size, progress=shown)
+    special = {"mask": True} if spec.masked_lm_head else {}
+    texts = [0] if spec.classes else [0, 1]
+    tokenizer = shared_tokenizer(
+        corpus, options.tokenizer, size, sides=texts, progress=shown, **special
+    )
     keras.utils.set_random_seed(recipe.seed)
     model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
     if not options.sample:
@@ -195,7 +206,16 @@ def train(options: argparse.Namespace) -> None:
         print("\ntest, with the best weights:\n")
         _print_results(model.evaluate(corpus.test, progress=shown))
     print(f"\nthe best model is in {options.to}; to use it:\n")
-    print(f"    {usage_command(options.to, corpus)}")
+    print(f"    {usage_command(options.to, corpus, kind)}")
+
+
+def _encoder_head(corpus: Any) -> dict[str, Any]:
+    """Return the fields of the head that a corpus trains: for classes, or for masked tokens."""
+    from functional_models.corpora import TextCorpus
+
+    if isinstance(corpus, TextCorpus):
+        return {"masked_lm_head": True}
+    return {"classes": sorted({label for _, label in corpus.train})}
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -204,7 +224,11 @@ def compare(options: argparse.Namespace) -> None:
     changes = spec_changes(options)
     kind = changes.pop("kind", None)
     if kind == "encoder_only":
-        raise ValueError(_no_encoders("compare"))
+        raise ValueError(
+            "compare trains language models (--kind decoder_only) and translators (--kind "
+            "encoder_decoder), not encoders; give one of these kinds and a variant that has it "
+            "(`functional-models variants` shows them), or train an encoder with train"
+        )
     for number, name in enumerate(options.variants):
         if name in options.variants[:number]:
             raise ValueError(f"{name} was given twice; give each variant once")
@@ -258,33 +282,34 @@ def write_report_again(options: argparse.Namespace) -> None:
     print(f"\nthe report is {write_report(study)}")
 
 
-def _no_encoders(command: str) -> str:
-    return (
-        f"{command} trains language models (--kind decoder_only) and translators (--kind "
-        "encoder_decoder), not encoders; give one of these kinds and a variant that has it "
-        "(`functional-models variants` shows them), or train an encoder with model.fit in Python"
-    )
-
-
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model on the held-out part of a named corpus, or on whole files."""
     from functional_models.corpora import is_named, load_parallel_corpus, load_text_corpus
 
     data = _files(options, "data")
-    model = load_model(options.model)
+    model = load_model(options.model, encoders=True)
+    given: dict[str, Any] = {}
+    if options.stride is not None:
+        if model.kind != "decoder_only":
+            raise ValueError(f"--stride: only a language model has it, and this is a {model.kind}")
+        given["stride"] = options.stride
+    if options.bleu:
+        if model.kind != "encoder_decoder":
+            raise ValueError(f"--bleu: only a translator has it, and this is a {model.kind}")
+        given["bleu"] = True
     named = is_named(data)
-    if model.kind == "encoder_decoder":
+    if model.kind == "encoder_decoder" or model.spec.classes:
         pairs = load_parallel_corpus(data, held_out_fraction=0.05 if named else 0.0)
         held_out: Any = pairs.test or pairs.validation or pairs.train
     else:
         text = load_text_corpus(data, validation_fraction=0.1 if named else 0.0)
         held_out = text.validation or text.train
-    _print_results(model.evaluate(held_out))
+    _print_results(model.evaluate(held_out, **given))
 
 
 def _print_results(results: Mapping[str, float]) -> None:
     rows = [
-        (name, f"{value:,.0f}" if name == "tokens" else f"{value:.4f}")
+        (name, f"{value:,.0f}" if name in ("tokens", "texts") else f"{value:.4f}")
         for name, value in results.items()
     ]
     print(format_table(rows))

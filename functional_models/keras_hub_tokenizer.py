@@ -9,22 +9,38 @@ from __future__ import annotations
 
 import base64
 import inspect
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
 from functional_models.chunks import encode_in_chunks
-from functional_models.tokenizer_base import Tokenizer
+from functional_models.tokenizer_base import LETTERS_OF_SPACES, Tokenizer
 
 # KerasHub has 256 ids for bytes and reads id 0 as padding. The ASCII control characters "start of
 # text" and "end of text" are the start and the end; plain text contains none of the three.
 BYTE_PAD, BYTE_START, BYTE_END = 0, 2, 3
 _BYTE_RESERVED = re.compile("[\x00\x02\x03]")
 
-PAD, START, END, UNKNOWN = "[PAD]", "[START]", "[END]", "[UNK]"
+# Bytes that never occur in UTF-8 (RFC 3629, section 1): a mask, and marks of removed spans.
+BYTE_MASK = 0xC0
+BYTE_SENTINELS = (0xC1, *range(0xF5, 0x100))
+
+PAD, START, END, UNKNOWN, MASK = "[PAD]", "[START]", "[END]", "[UNK]", "[MASK]"
+SENTINEL = "<extra_id_{}>"
+"""Name of the mark of a removed span, by its number, as in T5."""
+
+# What the pieces that begin a word begin with: white space. In byte-level vocabularies, bytes that
+# are no printable characters are shown as letters from U+0100 on (GPT-2).
+_WORD_MARKS: dict[str, tuple[str, ...]] = {
+    "byte": (" ", "\t", "\n", "\r"),
+    "byte_pair": LETTERS_OF_SPACES,
+    "sentence_piece": ("▁",),
+}
 
 _TRANSIENT = {"name", "trainable", "dtype", "config_file", "vocabulary", "merges", "proto"}
 
@@ -76,6 +92,30 @@ class KerasHubTokenizer(Tokenizer):
     @property
     def source_end(self) -> list[int]:
         return [self.end_id] if self.ends_sources else []
+
+    @cached_property
+    def mask_id(self) -> int | None:
+        if self.kind == "byte":
+            return BYTE_MASK
+        return _find(self.keras_tokenizer, "mask_token", (MASK, "<mask>"))
+
+    @cached_property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        return BYTE_SENTINELS if self.kind == "byte" else numbered_sentinels(self.pieces)
+
+    @cached_property
+    def pieces(self) -> Mapping[int, str]:
+        found = self.keras_tokenizer.get_vocabulary()
+        if self.kind == "byte_pair":  # whose entries need not be in the order of their ids
+            found = self.keras_tokenizer.vocabulary
+        if isinstance(found, Mapping):
+            return {int(number): piece for piece, number in found.items()}
+        return dict(enumerate(found))
+
+    def begins_word(self, piece: str) -> bool:
+        if self.kind == "word_piece":
+            return not piece.startswith(self.keras_tokenizer.suffix_indicator)
+        return piece.startswith(_WORD_MARKS[self.kind])
 
     def _tokenized(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, np.ndarray]]:
         if self.kind == "byte":
@@ -158,28 +198,33 @@ def wrapped_keras_tokenizer(tokenizer: Any) -> KerasHubTokenizer:
 
 def _special_ids(tokenizer: Any) -> tuple[int, int, int]:
     """Return the ids (pad, start, end) that a KerasHub tokenizer or its vocabulary defines."""
-    vocabulary = set(tokenizer.get_vocabulary())
-
-    def find(attribute: str, names: Sequence[str]) -> int | None:
-        # `GPT2Tokenizer.pad_token_id` is 0, the token "!", so an id counts only with its token.
-        value = getattr(tokenizer, f"{attribute}_id", None)
-        if value is not None and getattr(tokenizer, attribute, None) is not None:
-            return int(value)
-        for name in names:
-            if name in vocabulary:
-                return int(tokenizer.token_to_id(name))
-        return None
-
-    end = find("end_token", (END, "[SEP]", "</s>", "<eos>", "<|endoftext|>"))
+    end = _find(tokenizer, "end_token", (END, "[SEP]", "</s>", "<eos>", "<|endoftext|>"))
     if end is None:
         raise ValueError(
             f"{type(tokenizer).__name__} has no end token: neither an attribute end_token nor one "
             f"of {END}, [SEP], </s>, <eos>, <|endoftext|> in its vocabulary; add one, or train a "
             "tokenizer with train_tokenizer"
         )
-    start = find("start_token", (START, "[CLS]", "<s>", "<bos>", "<|startoftext|>"))
-    pad = find("pad_token", (PAD, "<pad>", "<|pad|>"))
+    start = _find(tokenizer, "start_token", (START, "[CLS]", "<s>", "<bos>", "<|startoftext|>"))
+    pad = _find(tokenizer, "pad_token", (PAD, "<pad>", "<|pad|>"))
     return (end if pad is None else pad), (end if start is None else start), end
+
+
+def _find(tokenizer: Any, attribute: str, names: Sequence[str]) -> int | None:
+    """Return the id of a special token, by its attribute or by the names it may have."""
+    # `GPT2Tokenizer.pad_token_id` is 0, the token "!", so an id counts only with its token.
+    value = getattr(tokenizer, f"{attribute}_id", None)
+    if value is not None and getattr(tokenizer, attribute, None) is not None:
+        return int(value)
+    vocabulary = set(tokenizer.get_vocabulary())
+    return next((int(tokenizer.token_to_id(name)) for name in names if name in vocabulary), None)
+
+
+def numbered_sentinels(pieces: Mapping[int, str]) -> tuple[int, ...]:
+    """Return the ids of `<extra_id_0>`, `<extra_id_1>`, ... up to the first that is missing."""
+    ids = {piece: number for number, piece in pieces.items()}
+    names = itertools.takewhile(ids.__contains__, map(SENTINEL.format, itertools.count()))
+    return tuple(ids[name] for name in names)
 
 
 def _vocabulary(keras_tokenizer: Any) -> dict[str, Any]:

@@ -286,7 +286,7 @@ class TextModel(ABC):
 
     def _forget_graphs(self) -> None:
         """Remove the graphs and compiled loops that know the former variables of the model."""
-        for name in ("_generator", "_probe", "_packed"):
+        for name in ("_generator", "_probe", "_packed", "_masked_graph", "_class_graph"):
             self.__dict__.pop(name, None)
 
     def export(self, folder: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
@@ -386,21 +386,25 @@ class TextModel(ABC):
         recipe: Recipe,
         folder: str | Path | None,
         overwrite: bool,
+        *,
+        graph: Any = None,
         **options: Any,
     ) -> list[Row]:
+        """Train the model, or a graph of the same layers from its inputs to logits."""
         from functional_models.training import train
 
+        graph = self.model if graph is None else graph
         recipe = recipe.for_width(self.spec.hidden_dim)
         _check_training_memory(self.spec, self.model, batches, recipe)
         if folder is None:
-            self.history = train(self.model, batches, recipe, **options)
+            self.history = train(graph, batches, recipe, **options)
             return self.history
         for tokenizer in self.tokenizers.values():
             _ = tokenizer.file_content  # raises now, not at the first report
         content = ModelFolder(self.spec, self.model, self.tokenizers)
         with model_writer(folder, overwrite=overwrite, resumes=True) as path:
             self.history = train(
-                self.model,
+                graph,
                 batches,
                 recipe,
                 folder=path,

@@ -29,6 +29,9 @@ from plots.files import write_whole
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+LETTERS_OF_SPACES = ("Ġ", "ĉ", "Ċ", "č")
+"""A space, a tab and line ends in byte-level vocabularies (GPT-2)."""
+
 Counted = Callable[[Iterable[str]], Iterable[str]]
 
 
@@ -80,6 +83,10 @@ class Tokenizer(ABC):
     def encode_sources(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of sources to translate; see `encode`."""
         return self._encoded(texts, self.input_start, self.source_end)
+
+    def encode_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yield the token ids of each text, without start and end, while texts are read."""
+        return self._stream(_checked(texts), [], [])
 
     def encode_together(
         self, texts: str | Sequence[str], *, end: bool = False, progress: bool = False
@@ -203,6 +210,39 @@ class Tokenizer(ABC):
     def start_ids(self) -> frozenset[int]:
         """All ids that can start a sequence and stand for no text."""
         return frozenset((*self.target_start, *self.input_start))
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id that stands for a masked token, if there is one."""
+        return None
+
+    @property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        """The ids that stand for removed spans of text, in the order of their use."""
+        return ()
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """All ids that stand for no text."""
+        mask = () if self.mask_id is None else (self.mask_id,)
+        return self.start_ids.union((self.pad_id,), self.end_ids, mask, self.sentinel_ids)
+
+    @property
+    @abstractmethod
+    def pieces(self) -> Mapping[int, str]:
+        """The entries of the vocabulary by id, in the form that the vocabulary has them."""
+
+    @abstractmethod
+    def begins_word(self, piece: str) -> bool:
+        """Return whether a piece begins a word: the first of a text does so anyway."""
+
+    @cached_property
+    def word_starts(self) -> np.ndarray:
+        """For each id, whether it begins a word, bool (v,)."""
+        starts = np.zeros(self.vocabulary_size, bool)
+        for number, piece in self.pieces.items():
+            starts[number] = self.begins_word(piece)
+        return starts
 
     def decode(self, sequences: Iterable[Sequence[int] | np.ndarray]) -> list[str]:
         """Return the text of each sequence of ids.

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from unicodedata import category
 
@@ -19,9 +19,12 @@ from functional_models.corpora.stored import Sentences, StoredTexts, count_chara
 from functional_models.keras_hub_tokenizer import (
     BYTE_END,
     BYTE_PAD,
+    BYTE_SENTINELS,
     BYTE_START,
     END,
+    MASK,
     PAD,
+    SENTINEL,
     START,
     UNKNOWN,
     KerasHubTokenizer,
@@ -66,6 +69,8 @@ def train_tokenizer(
     vocabulary_size: int | None = None,
     *,
     lowercase: bool = False,
+    mask: bool = False,
+    sentinels: int = 0,
     progress: bool = True,
 ) -> Tokenizer:
     """Train a tokenizer on text. Training is deterministic.
@@ -80,6 +85,9 @@ def train_tokenizer(
         vocabulary_size: maximum number of ids, including special ones; little text can give fewer,
             see `Tokenizer.vocabulary_size`. By default 8000; a `byte` tokenizer always has 256.
         lowercase: lowercase all text, also when encoding.
+        mask: add an id for masked tokens, `[MASK]`, which `MaskedLM` needs.
+        sentinels: number of ids for removed spans, `<extra_id_0>` and so on, which `SpanCorruption`
+            needs. A `byte` tokenizer always has a mask and 12 sentinels: bytes that no text has.
         progress: print a line on stderr if parts of the text are used.
 
     Raises:
@@ -95,7 +103,9 @@ def train_tokenizer(
         raise ValueError(unknown_name("tokenizer kind", kind, TOKENIZER_KINDS))
     if vocabulary_size is not None:
         check_count("vocabulary_size", vocabulary_size)
+    check_count("sentinels", sentinels, least=0)
     if kind == "byte":
+        check_count("sentinels", sentinels, least=0, most=len(BYTE_SENTINELS))
         return _byte_tokenizer(vocabulary_size, lowercase)
     if vocabulary_size is None:
         vocabulary_size = DEFAULT_VOCABULARY_SIZE
@@ -125,7 +135,8 @@ def train_tokenizer(
         "byte_pair": _train_byte_pair,
     }[kind]
     check_count("vocabulary_size", vocabulary_size, most=MOST_TOKENS)
-    keras_tokenizer, special_ids = train(texts, vocabulary_size)
+    further = [MASK] * mask + [SENTINEL.format(number) for number in range(sentinels)]
+    keras_tokenizer, special_ids = train(texts, vocabulary_size, further)
     size = int(keras_tokenizer.vocabulary_size())
     tokenizer = KerasHubTokenizer(kind, size, *special_ids, keras_tokenizer, lowercase)
     _ = tokenizer.file_content  # raises now, not after a model is trained with it
@@ -144,12 +155,19 @@ def _with_fewer_words(texts: list[str], word: str, work: Callable[[str], int]) -
 
 
 def shared_tokenizer(
-    corpus: Corpus, kind: str, vocabulary_size: int | None, *, progress: bool = True
+    corpus: Corpus,
+    kind: str,
+    vocabulary_size: int | None,
+    *,
+    sides: Sequence[int] = (0, 1),
+    **options: Any,
 ) -> Tokenizer:
-    """Train a tokenizer on all training text, source and target together; see `train_tokenizer`."""
-    if isinstance(corpus, TextCorpus):
-        return train_tokenizer(kind, corpus.train, vocabulary_size, progress=progress)
-    return train_tokenizer(kind, Sentences(corpus.train), vocabulary_size, progress=progress)
+    """Train a tokenizer on all training text, source and target together; see `train_tokenizer`.
+
+    `sides` are the texts of pairs that are used, 0 the source and 1 the target.
+    """
+    texts = corpus.train if isinstance(corpus, TextCorpus) else Sentences(corpus.train, sides)
+    return train_tokenizer(kind, texts, vocabulary_size, **options)
 
 
 def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:
@@ -165,7 +183,9 @@ def _byte_tokenizer(vocabulary_size: int | None, lowercase: bool) -> Tokenizer:
     return KerasHubTokenizer("byte", 256, *ids, keras_tokenizer, lowercase)
 
 
-def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple[int, int, int]]:
+def _train_word_piece(
+    texts: list[str], vocabulary_size: int, further: list[str]
+) -> tuple[Any, tuple[int, int, int]]:
     import keras_hub
 
     try:
@@ -176,7 +196,7 @@ def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tupl
             "tensorflow-text, or choose another kind: byte, sentence_piece, byte_pair"
         ) from error
 
-    reserved = [PAD, START, END, UNKNOWN]
+    reserved = [PAD, START, END, UNKNOWN, *further]
     characters = set().union(*texts)
     # KerasHub splits at these; other white space, such as U+00A0, is part of words.
     characters -= {c for c in characters if c in " \t\n\r\f" or category(c) in ("Cc", "Cf")}
@@ -205,7 +225,7 @@ def _train_word_piece(texts: list[str], vocabulary_size: int) -> tuple[Any, tupl
 
 
 def _train_sentence_piece(
-    texts: list[str], vocabulary_size: int
+    texts: list[str], vocabulary_size: int, further: list[str]
 ) -> tuple[Any, tuple[int, int, int]]:
     import keras_hub
     import sentencepiece
@@ -230,6 +250,7 @@ def _train_sentence_piece(
             unk_id=1,
             bos_id=2,
             eos_id=3,
+            control_symbols=further,  # ids that no text is encoded as
             # Without normalization, and with bytes for rare characters, encoding is lossless.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
@@ -249,12 +270,14 @@ def _train_sentence_piece(
     return tokenizer, (0, 2, 3)
 
 
-def _train_byte_pair(texts: list[str], vocabulary_size: int) -> tuple[Any, tuple[int, int, int]]:
+def _train_byte_pair(
+    texts: list[str], vocabulary_size: int, further: list[str]
+) -> tuple[Any, tuple[int, int, int]]:
     import keras_hub
     import tokenizers
     from tokenizers import models, pre_tokenizers, trainers
 
-    special = [PAD, START, END]
+    special = [PAD, START, END, *further]
     smallest = len(special) + 256 + 1  # KerasHub requires at least one merge
     if vocabulary_size < smallest:
         raise _too_small("byte_pair", vocabulary_size, smallest)

@@ -12,19 +12,23 @@ from rich.console import Console
 from rich.progress import Progress
 
 import builders
-from functional_models.batches import PairBatches, padded_rows
-from functional_models.checks import check_count
-from functional_models.corpora import ParallelCorpus
+from functional_models.batches import Batches, PairBatches, padded_rows
+from functional_models.bleu import import_sacrebleu, translation_scores
+from functional_models.checks import check_count, check_is_text
+from functional_models.corpora import ParallelCorpus, TextCorpus
 from functional_models.corpora.stored import StoredPairs
 from functional_models.generation import translation_limit
+from functional_models.objectives.spans import SpanBatches, SpanCorruption, objectives_of
 from functional_models.prompts import bucket
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.text_model import AttentionMaps, Generated, TextModel
+from functional_models.token_streams import token_stream
 from functional_models.tokenizer_base import text_list
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 
 Pairs = Sequence[tuple[str, str]]
+Objective = SpanCorruption | Sequence[SpanCorruption] | None
 
 
 class Translator(TextModel):
@@ -87,9 +91,11 @@ class Translator(TextModel):
 
     def fit(
         self,
-        data: ParallelCorpus | Pairs,
-        validation: Pairs | None = None,
+        data: ParallelCorpus | Pairs | TextCorpus | str | Sequence[str] | np.ndarray,
+        validation: Pairs | str | Sequence[str] | np.ndarray | None = None,
         *,
+        objective: Objective = None,
+        block: int | None = None,
         recipe: Recipe | None = None,
         folder: str | Path | None = None,
         overwrite: bool = False,
@@ -98,11 +104,16 @@ class Translator(TextModel):
         callbacks: tuple[Any, ...] = (),
         **changes: Any,
     ) -> list[dict[str, float]]:
-        """Train on sentence pairs, bucketed by length, with `model.fit`.
+        """Train on sentence pairs, bucketed by length, or on text, with `model.fit`.
 
         Args:
-            data: a corpus, or (source, target) pairs.
-            validation: pairs; by default the validation pairs of a corpus.
+            data: a corpus, or (source, target) pairs; with an `objective` a text, documents, or
+                tokens int (N,), of which spans are removed that the model restores.
+            validation: the same; by default the validation part of a corpus.
+            objective: a `SpanCorruption` or several, such as `ul2()`, to train on text. Both
+                tokenizers must be the same, with sentinels.
+            block: tokens of the longer of source and target of rows of text; by default the
+                `max_sequence_length` of the model.
             recipe: hyperparameters; `changes` replace its fields (`steps=500`, ...).
             folder: folder for the best model, and for a checkpoint at every report. An interrupted
                 run resumes exactly at its last checkpoint, and a finished one continues if it is
@@ -116,8 +127,9 @@ class Translator(TextModel):
             The rows of the reports; see `training.train`.
 
         Raises:
-            ValueError: no pairs, a sentence that is empty or longer than `max_sequence_length`, or
-                a folder with another run.
+            ValueError: no pairs, a sentence that is empty or longer than `max_sequence_length`,
+                text shorter than a row, spans longer than a row, too few sentinels, or a folder
+                with another run.
             FileExistsError: the folder holds something else than a run.
             BlockingIOError: another process or thread writes the folder.
         """
@@ -127,13 +139,14 @@ class Translator(TextModel):
                 f"packing={recipe.packing!r} is for language models: each pair of a translator has "
                 "a row of its own; leave it out"
             )
-        if isinstance(data, ParallelCorpus):
+        if isinstance(data, ParallelCorpus if objective is None else TextCorpus):
             validation = data.validation if validation is None else validation
             data = data.train
-        batches = self._batches(data, recipe.batch_size, recipe.seed, progress)
+        sizes = (objective, block, recipe.batch_size, recipe.seed, progress)
+        batches = self._batches_of(data, "training text", *sizes)
         held_out = None
         if validation is not None and not (isinstance(validation, Sized) and not len(validation)):
-            held_out = self._batches(validation, recipe.batch_size, recipe.seed, progress)
+            held_out = self._batches_of(validation, "validation text", *sizes)
         sample = None
         if sample_sources:
             self._encode_sources(sample_sources)  # raises now, not at the first report
@@ -149,14 +162,23 @@ class Translator(TextModel):
             folder,
             overwrite,
             validation=held_out,
-            exact_match=True,
+            exact_match=objective is None,
             sample=sample,
             progress=progress,
             callbacks=callbacks,
         )
 
     def evaluate(
-        self, pairs: Pairs, *, batch_size: int = 64, progress: bool = True
+        self,
+        data: Pairs | str | Sequence[str] | np.ndarray,
+        *,
+        objective: Objective = None,
+        block: int | None = None,
+        batch_size: int = 64,
+        bleu: bool = False,
+        sampler: Any = "greedy",
+        progress: bool = True,
+        **sampler_options: Any,
     ) -> dict[str, float]:
         """Return loss (nats per token), perplexity, token_accuracy, tokens, exact_match and bits.
 
@@ -164,14 +186,59 @@ class Translator(TextModel):
         bits_per_character compares models with different tokenizers: the bits of the tokens of a
         target, with its end token, over its characters.
 
+        Args:
+            data: (source, target) pairs; with an `objective`, text.
+            objective, block: as in `fit`. There is no exact_match, and there are no bits.
+            batch_size: rows of a batch.
+            bleu: also translate the sources, and return the BLEU and the chrF of the translations,
+                0 to 100; `progress` prints their signatures. See `translation_scores`.
+            sampler, sampler_options: how to translate; see `translate`.
+            progress: show the progress.
+
         Raises:
-            ValueError: as `fit`.
+            ValueError: as `fit`; or `bleu` with an `objective`.
+            ImportError: `bleu` without the package sacrebleu.
         """
         from functional_models.training import bits_per_character, evaluate
 
-        row = evaluate(self.model, self._batches(pairs, batch_size, 0, progress), exact_match=True)
+        if not bleu and (sampler_options or sampler != "greedy"):
+            given = ", ".join(["sampler"] * (sampler != "greedy") + list(sampler_options))
+            raise TypeError(f"{given}: only for bleu=True, which translates")
+        if bleu:
+            if objective is not None:
+                raise ValueError("bleu=True compares translations; omit it with an objective")
+            import_sacrebleu()  # raises now, not after the evaluation
+        batches = self._batches_of(data, "text", objective, block, batch_size, 0, progress)
+        row = evaluate(self.model, batches, exact_match=objective is None)
+        if objective is not None:
+            return row
+        pairs: Any = data
         characters = sum(len(target) for _, target in pairs)
-        return row | bits_per_character(row["loss"], row["tokens"], characters)
+        row |= bits_per_character(row["loss"], row["tokens"], characters)
+        if not bleu:
+            return row
+        sources, references = ([pair[side] for pair in pairs] for side in (0, 1))
+        written = self.translate(sources, sampler, progress=progress, **sampler_options)
+        scores = translation_scores(written, references)
+        if progress:
+            print("\n".join(scores.signatures.values()), flush=True)
+        return row | {"bleu": scores.bleu, "chrf": scores.chrf}
+
+    def _batches_of(
+        self,
+        data: Any,
+        what: str,
+        objective: Objective,
+        block: int | None,
+        batch_size: int,
+        seed: int,
+        progress: bool,
+    ) -> Batches:
+        if objective is not None:
+            return self._span_batches(data, what, objective, block, batch_size, seed, progress)
+        if block is not None:
+            raise ValueError("block is for text with an objective; pairs are bucketed by length")
+        return self._batches(data, batch_size, seed, progress)
 
     def _batches(self, pairs: Pairs, batch_size: int, seed: int, progress: bool) -> PairBatches:
         _check_pairs(pairs)
@@ -184,6 +251,37 @@ class Translator(TextModel):
             batch_size=batch_size,
             max_length=self.spec.max_sequence_length,
             seed=seed,
+        )
+
+    def _span_batches(
+        self,
+        data: Any,
+        what: str,
+        objective: Objective,
+        block: int | None,
+        batch_size: int,
+        seed: int,
+        progress: bool,
+    ) -> SpanBatches:
+        check_is_text(data, "an objective")
+        source, tokenizer = self.source_tokenizer, self.target_tokenizer
+        # Those of a saved model are read one by one.
+        if source is not tokenizer and source.file_content != tokenizer.file_content:
+            raise ValueError(
+                "span corruption has the same text on both sides, and source and target have "
+                "different tokenizers; build the model with one tokenizer"
+            )
+        longest = self.spec.max_sequence_length
+        block = longest if block is None else block
+        check_count("block", block, most=longest)
+        return SpanBatches(
+            token_stream(data, lambda: tokenizer, tokenizer.vocabulary_size, progress=progress),
+            tokenizer,
+            objectives_of(objective),
+            longest=block,
+            batch_size=batch_size,
+            seed=seed,
+            what=what,
         )
 
     def _check_lengths(self, lengths: Sequence[int] | np.ndarray, what: str) -> None:
@@ -335,7 +433,8 @@ def _check_pairs(pairs: Pairs) -> None:
     if isinstance(pairs, str) or not isinstance(pairs, Sequence):
         given = "one text" if isinstance(pairs, str) else type(pairs).__name__
         raise TypeError(
-            f"expected (source, target) pairs, given {given}; load files with load_parallel_corpus"
+            f"expected (source, target) pairs, given {given}; load files with "
+            "load_parallel_corpus, or train on text with objective=SpanCorruption()"
         )
     if isinstance(pairs, StoredPairs):
         return

@@ -115,6 +115,9 @@ BAD_VALUES = [
     ("pooler", True, "False where kind='decoder_only'"),
     ("pooler", 1, "True or False"),
     ("masked_lm_head", True, "kind='encoder_only'"),
+    ("classes", ("a", "b"), "kind='encoder_only'"),
+    ("classes", ("a",), "two or more different texts"),
+    ("class_pooling", "max", "first, mean"),
     ("scale_logits", 0, "True or False"),
     ("mask_target_padding", None, "True or False"),
     ("num_streams", 0, "a positive int"),
@@ -164,6 +167,7 @@ BAD_VALUES = [
 
 MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("kind", "decoder-only", "decoder_only"),
+    ("class_pooling", "means", "mean"),
     ("norm_placement", "sandwhich", "sandwich"),
     ("norm_placement", None, "none"),
     ("merge", "re_zero", "rezero"),

@@ -112,6 +112,8 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     values["num_segments"] = either(0, 2, 3) if encodes else 0
     values["pooler"] = encodes and draw(flag)
     values["masked_lm_head"] = encodes and draw(flag)
+    values["classes"] = either((), ("ham", "spam"), ("low", "mid", "top")) if encodes else ()
+    values["class_pooling"] = either("first", "mean")
     if encodes:  # one stack
         values |= {"num_encoder_layers": either(None, values["num_layers"])}
     if values["attention"] == "layer":  # the Keras layer supports only these

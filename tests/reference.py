@@ -263,7 +263,22 @@ def encoder_outputs(
         head = activation(spec["activation"], head + weights["masked_lm_head.dense.bias"])
         head = normalize(spec, weights, "masked_lm_head.norm", head)
         outputs["logits"] = output(spec, weights, "encoder", head)
+    if spec["classes"]:
+        outputs["class_logits"] = class_logits(spec, weights, tokens, hidden, outputs)
     return outputs
+
+
+def class_logits(
+    spec: dict, weights: Weights, tokens: np.ndarray, hidden: np.ndarray, outputs: dict
+) -> np.ndarray:
+    """Return the logits of the classes (b, c), from the first token or the mean of all."""
+    if spec["class_pooling"] == "first":
+        vector = outputs.get("pooled", hidden[:, 0])
+    else:
+        real = tokens != spec["pad_token_id"]  # all of them without a padding token
+        sums = np.einsum("bsd,bs->bd", hidden, real.astype(float))
+        vector = sums / np.maximum(real.sum(axis=1), 1)[:, None]
+    return vector @ weights["classifier.logits.kernel"] + weights["classifier.logits.bias"]
 
 
 def reference_logits(

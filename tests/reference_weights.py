@@ -171,6 +171,9 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
             shapes[f"{head}.dense.bias"] = (out,)
     if full["masked_lm_head"]:
         norm("masked_lm_head.norm", width)
+    if full["classes"]:
+        shapes["classifier.logits.kernel"] = (d, len(full["classes"]))
+        shapes["classifier.logits.bias"] = (len(full["classes"]),)
     if full["kind"] == "encoder_only" and not full["masked_lm_head"]:
         return shapes
     before = width if full["masked_lm_head"] else d
@@ -213,7 +216,8 @@ def parameter_count(spec: Spec) -> int:
         return projection + positions + within + mixed + skips + final
 
     if full["kind"] == "encoder_only":
-        heads = (d + 1) * (d * full["pooler"] + width * full["masked_lm_head"])
+        outs = d * full["pooler"] + width * full["masked_lm_head"] + len(full["classes"])
+        heads = (d + 1) * outs
         heads += (per_channel * width + logits) * full["masked_lm_head"]
         return v * e + full["num_segments"] * width + stack(full["num_layers"], 1) + heads
     if full["kind"] == "decoder_only":

@@ -120,6 +120,8 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "num_segments": (0, 3),
     "pooler": (False, True),
     "masked_lm_head": (False, True),
+    "classes": ((), ("a", "b", "c")),
+    "class_pooling": ("first", "mean"),
     "pad_token_id": (0, 7, None),
     "mask_target_padding": (True, False),
 }
@@ -172,7 +174,7 @@ DERIVED_FIELDS = (
 )
 
 
-ENCODER_ONLY_FIELDS = ("num_segments", "pooler", "masked_lm_head")
+ENCODER_ONLY_FIELDS = ("num_segments", "pooler", "masked_lm_head", "classes")
 UNSUPPORTED_BY_ENCODERS = ("num_encoder_layers",)
 
 

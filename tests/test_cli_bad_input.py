@@ -65,7 +65,7 @@ BAD = [
     (["generate", "{lm}", "fox", "--alpha", ".3"], "--alpha is an option of contrastive, and the"),
     (["generate", "{lm}", "fox", "--seed", "1e26"], "seed=100000000000000000000000000: must be"),
     ([*TRAIN, "--data", "{text.txt}", "--seed", "1e26"], "seed=100000000000000000000000000: must"),
-    (["train", "--to", "{out}", "--kind", "encoder_only"], "not encoders; give one of these kinds"),
+    (["train", "--to", "{out}", "--kind", "encoder_only", "--sample", "a"], "continues no text"),
     (["compare", "--to", "{out}", "--kind", "encoder_only"], "compare trains language models"),
     (["compare", "gpt1", "gpt1", "--to", "{out}"], "gpt1 was given twice"),
     (

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 from command_line import ROOT, SHORT, TINY, run, shell
-from small_text_models import TEXT
+from small_text_models import PAIRS, TEXT
 
 import functional_models as fm
 from functional_models.cli import main
@@ -161,3 +161,55 @@ def test_tensorboard_is_asked_for_before_any_work(tmp_path, monkeypatch, capsys)
     assert main(["train", "--to", str(tmp_path / "model"), "--tensorboard"]) == 2
     assert capsys.readouterr().err.endswith("needs TensorBoard: pip install tensorboard\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_encoder_is_trained_on_text_and_evaluated_from_the_shell(files, tmp_path, capsys):
+    to = str(tmp_path / "encoder")
+    command = ["train", "--kind", "encoder_only", "--to", to, *TINY, *SHORT, "--data", "{text.txt}"]
+    assert run(command, files) == 0
+    assert f" evaluate {to} --data" in capsys.readouterr().out
+    assert run(["evaluate", to, "--data", "{text.txt}"], files) == 0
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert found["loss"] == f"{fm.load(to).evaluate([TEXT])['loss']:.4f}"
+    assert run(["classify", to, "fox"], files) == 2
+    assert "this model has no classes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_classifier_is_trained_and_used_from_the_shell(files, tmp_path, capsys):
+    path = tmp_path / "labelled.tsv"
+    path.write_text(
+        "".join(f"{text}\t{'long' if len(text) > 9 else 'short'}\n" for text, _ in PAIRS)
+    )
+    to = str(tmp_path / "classifier")
+    command = ["train", "--kind", "encoder_only", "--to", to, *TINY, *SHORT, "--data", str(path)]
+    assert run(command, files) == 0
+    printed = capsys.readouterr().out
+    assert "training labelled texts" in printed
+    assert f" classify {to} " in printed
+    model = fm.load(to)
+    assert model.spec.classes == ("long", "short")
+    assert run(["classify", to, "um dois", "três", "--scores"], files) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    chances = model.class_probabilities(["um dois", "três"])
+    assert lines == [[f"{row.max():.4f}", model.spec.classes[row.argmax()]] for row in chances]
+    assert run(["evaluate", to, "--data", str(path)], files) == 0
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert found["texts"] == str(len(PAIRS))
+
+
+@pytest.mark.slow
+def test_evaluate_takes_the_stride_of_a_language_model_and_the_bleu_of_a_translator(files, capsys):
+    assert run(["evaluate", "{lm}", "--data", "{text.txt}", "--stride", "7"], files) == 0
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    expected = fm.load(files / "lm").evaluate([TEXT], stride=7)
+    assert found["loss"] == f"{expected['loss']:.4f}"
+    assert run(["evaluate", "{translator}", "--data", "{pairs.tsv}", "--bleu"], files) == 0
+    printed = capsys.readouterr().out
+    assert "bleu: nrefs:1|" in printed
+    assert "\nbleu " in printed
+    assert run(["evaluate", "{lm}", "--data", "{text.txt}", "--bleu"], files) == 2
+    assert "--bleu: only a translator has it" in capsys.readouterr().err
+    assert run(["evaluate", "{translator}", "--data", "{pairs.tsv}", "--stride", "7"], files) == 2
+    assert "--stride: only a language model has it" in capsys.readouterr().err

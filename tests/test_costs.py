@@ -102,6 +102,7 @@ SPECS: dict[str, dict[str, Any]] = {
 ENCODERS: dict[str, dict[str, Any]] = {
     "encoder": {"num_segments": 3},
     "encoder with pooler": {"pooler": True, **GROUPED},
+    "encoder with classes": {"classes": ("a", "b", "c"), "class_pooling": "mean"},
     "encoder with logits": {"masked_lm_head": True, "pooler": True, "feedforward": "glu"},
     "encoder with tied logits": {
         "masked_lm_head": True,

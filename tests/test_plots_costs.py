@@ -103,7 +103,7 @@ def component_of(node):
         return f"{stack}.{sublayer}.{COMPONENTS[step]}"
     if match := re.fullmatch(r"(\w+)\.block_\d+\.feedforward\.\w+", node.name):
         return f"{match[1]}.feedforward"
-    if "pooler" in node.name or "masked_lm_head" in node.name:
+    if node.name.startswith(("pooler", "masked_lm_head", "classifier")):
         return node.namespace
     if node.label == "embedding_projection":
         return f"{node.namespace}.embedding"
@@ -116,7 +116,8 @@ SPECS = {
     "window": {"attention_window": 3},
     "narrow embeddings, tied": {"embedding_dim": 11, "tie_embeddings": True},
     "translator": {**TRANSLATOR, **GROUPED, "num_encoder_layers": 3},
-    "encoder": {"kind": "encoder_only", "masked_lm_head": True, "pooler": True},
+    "encoder": {"kind": "encoder_only", "masked_lm_head": True, "pooler": True}
+    | {"classes": ("a", "b", "c"), "class_pooling": "mean"},
 }
 
 

@@ -78,6 +78,8 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "num_segments": draw(st.integers(0, 5)) if is_encoder else 0,
         "pooler": is_encoder and draw(st.booleans()),
         "masked_lm_head": is_encoder and draw(st.booleans()),
+        "classes": draw(st.sampled_from(((), ("a", "b")))) if is_encoder else (),
+        "class_pooling": draw(st.sampled_from(("first", "mean"))),
         "scale_logits": scale_logits,
         "mask_target_padding": draw(st.booleans()),
         "hidden_dim": hidden_dim,

@@ -49,6 +49,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "float": (-0.5, True, False, math.nan, math.inf, -math.inf, "0.5", [0.5]),
     "tuple[float, ...]": (0, True, "1", {}, (), [0.0], (math.nan,), ("1",), (1.0, None)),
     "tuple[Mapping[str, Any], ...]": (0, True, "none", {}, [1], ({1: 2},), ({}, None)),
+    "tuple[str, ...]": (0, True, "ab", {}, [1], ("a",), ("a", "a"), ("a", " "), ("a", None)),
     "bool": (0, 1, 1.0, math.nan, "True", "no", [True]),
     "str": (0, True, math.nan, "", "nonsense", ["none"]),
 }

@@ -183,13 +183,19 @@ def _table(spans: array[int]) -> np.ndarray:
 
 
 class Sentences(Iterable[str]):
-    """The sources and the targets of pairs, without blank ones; each iteration reads them again."""
+    """The texts of pairs, without blank ones; each iteration reads them again.
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        self._pairs = pairs
+    Args:
+        pairs: (source, target) texts.
+        sides: which texts of a pair, 0 the source and 1 the target.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], sides: Sequence[int] = (0, 1)) -> None:
+        self._pairs, self._sides = pairs, sides
 
     def __iter__(self) -> Iterator[str]:
-        return (text for pair in self._pairs for text in pair if text and not text.isspace())
+        texts = (pair[side] for pair in self._pairs for side in self._sides)
+        return (text for text in texts if text and not text.isspace())
 
 
 def in_pieces(texts: Iterable[str]) -> Iterator[Iterable[str]]:

@@ -23,7 +23,8 @@ from functional_models.hugging_face.tokenizers_settings import (
     generation_fields,
     read_settings,
 )
-from functional_models.tokenizer_base import Tokenizer
+from functional_models.keras_hub_tokenizer import numbered_sentinels
+from functional_models.tokenizer_base import LETTERS_OF_SPACES, Tokenizer
 
 _BATCH = 1 << 18  # characters that are encoded in one call
 
@@ -64,6 +65,44 @@ class HuggingFaceTokenizer(Around, Tokenizer):
     @property
     def end_ids(self) -> tuple[int, ...]:
         return self.ends
+
+    @cached_property
+    def mask_id(self) -> int | None:
+        token = self.special_tokens.get("mask_token")
+        token = token["content"] if isinstance(token, Mapping) else token
+        return None if token is None else self.backend.token_to_id(token)
+
+    @cached_property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        return numbered_sentinels(self.pieces)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        added = self.backend.get_added_tokens_decoder().items()
+        return super().special_ids.union(number for number, token in added if token.special)
+
+    @cached_property
+    def pieces(self) -> Mapping[int, str]:
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        return {number: piece for piece, number in vocabulary.items()}
+
+    def begins_word(self, piece: str) -> bool:
+        prefix = self._part_prefix
+        return (
+            piece.startswith(self._word_marks) if prefix is None else not piece.startswith(prefix)
+        )
+
+    @cached_property
+    def _part_prefix(self) -> str | None:
+        """The prefix of pieces that continue a word; None where pieces have their spaces."""
+        model = json.loads(self.backend.to_str())["model"]
+        prefix = model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None
+        return None if prefix is None else str(prefix)
+
+    @cached_property
+    def _word_marks(self) -> tuple[str, ...]:
+        decoder = json.dumps(json.loads(self.backend.to_str())["decoder"])
+        return LETTERS_OF_SPACES if '"ByteLevel"' in decoder else ("▁", " ")
 
     def _tokenized(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, np.ndarray]]:
         batch: list[str] = []

@@ -264,4 +264,6 @@ def _special_tokens(tokenizer: Tokenizer, backend: Any) -> dict[str, Any]:
         "eos_token": tokenizer.end_id,
         "pad_token": tokenizer.pad_id,
     }
+    if tokenizer.mask_id is not None and tokenizer.kind != "byte":  # where bytes have no names
+        ids["mask_token"] = tokenizer.mask_id
     return {name: backend.id_to_token(number) for name, number in ids.items()}

@@ -65,6 +65,14 @@ class PieceTokenizer(Around, Tokenizer):
         object.__setattr__(self, "_split", re.compile(f"({'|'.join(map(re.escape, tokens))})"))
         object.__setattr__(self, "_pieces", {i: piece for piece, i in self.vocabulary.items()})
 
+    @property
+    def pieces(self) -> Mapping[int, str]:
+        found: Mapping[int, str] = vars(self)["_pieces"]
+        return found
+
+    def begins_word(self, piece: str) -> bool:
+        return piece.startswith("▁")
+
     def _tokenized(self, texts: Iterable[Iterable[str]]) -> Iterator[tuple[int, np.ndarray]]:
         for number, pieces in enumerate(texts):
             found = self._ids("".join(pieces))
@@ -84,7 +92,7 @@ class PieceTokenizer(Around, Tokenizer):
                 yield self.vocabulary.get(piece, self.unknown_id)
 
     def _texts(self, sequences: list[list[int]]) -> list[str]:
-        pieces: Mapping[int, str] = vars(self)["_pieces"]
+        pieces = self.pieces
         rows = [[pieces[i] for i in ids if i in pieces] for ids in sequences]
         rows = [[piece for piece in row if piece not in self.special] for row in rows]
         return [self.processor.decode_pieces(row).replace("▁", " ").strip() for row in rows]

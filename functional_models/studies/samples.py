@@ -24,8 +24,10 @@ MOST_MODELS = 6
 """Number of settings whose models write samples."""
 
 
-def usage_command(folder: str | Path, corpus: Corpus) -> str:
+def usage_command(folder: str | Path, corpus: Corpus, kind: str | None = None) -> str:
     """Return a shell command that uses the model of a folder, on a sample of its corpus.
+
+    The `kind` of the model is by default that of language models or translators.
 
     Without `functional-models` on the PATH, the command names the program as it was called.
     """
@@ -34,10 +36,13 @@ def usage_command(folder: str | Path, corpus: Corpus) -> str:
         called_as_script = Path(sys.argv[0]).name == program
         program = sys.argv[0] if called_as_script else "python -m functional_models"
     where = shlex.quote(str(folder))
+    if isinstance(corpus, TextCorpus) and kind == "encoder_only":
+        return f"{program} evaluate {where} --data FILE"
     if isinstance(corpus, TextCorpus):
         return f'{program} generate {where} "The "'
     source = (corpus.test or corpus.train)[0][0]
-    return f"{program} translate {where} {shlex.quote(source)}"
+    command = "classify" if kind == "encoder_only" else "translate"
+    return f"{program} {command} {where} {shlex.quote(source)}"
 
 
 def write_samples(study: Study, corpus: Corpus) -> None:
