@@ -19,6 +19,10 @@ from builders.scope import LayerScope
 Tensor = Any
 
 
+def _declaration(like: str) -> dict[str, Any]:
+    return {"signature": "...->...", "products": [], "role": "norm", "like": like}
+
+
 def norm(scope: LayerScope, x: Tensor, name: str = "norm") -> Tensor:
     """Wire the spec's norm over the last axis; its statistics are in float32."""
     return component("norm", scope.spec.norm)(scope, x, name)
@@ -85,6 +89,8 @@ def unit_norm(scope: LayerScope, x: Tensor, name: str) -> Tensor:
 class LayerNormalization(keras.layers.LayerNormalization):
     """That of Keras over the last axis, with fused kernels where they are used."""
 
+    graph_declaration: ClassVar[dict[str, Any]] = _declaration("LayerNormalization")
+
     def call(self, inputs: Tensor) -> Tensor:
         if not is_fusing() or isinstance(inputs, KerasTensor):
             return super().call(inputs)
@@ -97,15 +103,18 @@ class LayerNormalization(keras.layers.LayerNormalization):
 class RMSNormalization(keras.layers.RMSNormalization):
     """That of Keras over the last axis, with fused kernels where they are used."""
 
-    def call(self, x: Tensor) -> Tensor:
-        return self.normalized(x, self.scale)
+    graph_declaration: ClassVar[dict[str, Any]] = _declaration("RMSNormalization")
 
-    def normalized(self, x: Tensor, *gain: Tensor) -> Tensor:
-        """Return x / sqrt(mean square + epsilon) * gain."""
+    def call(self, x: Tensor) -> Tensor:
+        gain = self.gain()
         if is_fusing() and not isinstance(x, KerasTensor):
-            return fused_norm(x, gain, self.epsilon, centred=False)
-        scale = gain[0] if gain else None
-        return ops.rms_normalization(x, scale=scale, axis=-1, epsilon=self.epsilon)
+            weights = [] if gain is None else [gain]
+            return fused_norm(x, weights, self.epsilon, centred=False)
+        return ops.rms_normalization(x, scale=gain, axis=-1, epsilon=self.epsilon)
+
+    def gain(self) -> Tensor | None:
+        """Return what normalized vectors are multiplied by, (d,)."""
+        return self.scale
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -138,8 +147,8 @@ class PlainRMSNormalization(RMSNormalization):
     def build(self, input_shape: Any) -> None:
         self.built = True
 
-    def call(self, x: Tensor) -> Tensor:
-        return self.normalized(x)
+    def gain(self) -> None:
+        return None
 
 
 @keras.saving.register_keras_serializable(package="builders")
@@ -153,5 +162,5 @@ class UnitOffsetRMSNormalization(RMSNormalization):
         )
         self.built = True
 
-    def call(self, x: Tensor) -> Tensor:
-        return self.normalized(x, 1 + self.scale)
+    def gain(self) -> Tensor:
+        return 1 + self.scale

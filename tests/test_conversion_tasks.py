@@ -310,5 +310,7 @@ def test_unsupported_uses_of_a_text_encoder_raise(
     with pytest.raises(ValueError, match="build_decode_step takes a spec with a decoder"):
         builders.build_decode_step(encoder.model, encoder.spec)
     encoder.save(tmp_path / "model")
-    assert main(["evaluate", str(tmp_path / "model")]) != 0
+    assert main(["evaluate", str(tmp_path / "model")]) == 2
+    assert "masked_lm_head=True" in capsys.readouterr().err
+    assert main(["generate", str(tmp_path / "model"), "the cat"]) == 2
     assert re.search(r"holds an encoder.*vectors", capsys.readouterr().err)

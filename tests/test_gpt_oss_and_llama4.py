@@ -97,13 +97,13 @@ def test_sinks_take_the_share_of_a_softmax_with_one_more_column() -> None:
     scores = rng.normal(size=(2, 3, 5, 7)).astype("float32")
     mask = np.tril(np.ones((1, 5, 7), bool))
     sinks = rng.normal(size=(1, 3, 1, 1)).astype("float32")
-    found = as_array(masked_softmax(scores, mask, sinks))
+    found = as_array(masked_softmax(scores, mask, sinks, dtype="float32"))
     exponentials = np.exp(scores.astype("float64")) * mask[:, None]
     total = exponentials.sum(-1, keepdims=True) + np.exp(sinks.astype("float64"))
     np.testing.assert_allclose(found, exponentials / total, atol=1e-6)
-    nothing = as_array(masked_softmax(scores, np.zeros((1, 5, 7), bool), sinks))
+    nothing = as_array(masked_softmax(scores, np.zeros((1, 5, 7), bool), sinks, dtype="float32"))
     np.testing.assert_array_equal(nothing, np.zeros_like(nothing))
-    far = as_array(masked_softmax(1e6 * scores, mask, 1e6 * sinks))
+    far = as_array(masked_softmax(1e6 * scores, mask, 1e6 * sinks, dtype="float32"))
     assert np.isfinite(far).all()
 
 
