@@ -115,7 +115,7 @@ class LayerScope:
             self._layers[full_name] = cls(*args, name=full_name, **(self._defaults | kwargs))
             return self._layers[full_name]
         found = self._layers[full_name]
-        if not isinstance(getattr(found, "inner", found), cls):
+        if not isinstance(found, cls) and not isinstance(getattr(found, "inner", None), cls):
             raise ValueError(
                 f"layer {full_name!r} is a {type(found).__name__}, but the spec wires a "
                 f"{cls.__name__} there; use the spec that the model was built from"

@@ -87,6 +87,12 @@ def test_a_loaded_model_decodes_as_it_computes_whole_sequences(tmp_path: Path) -
     assert relative_error(decode_logits(loaded, spec, tokens), logits_of(model, tokens)) <= 1e-5
 
 
+def test_blocks_that_share_layers_share_the_products_with_their_kernels() -> None:
+    spec = shallow_spec(**ROTARY, num_layers=3, distinct_blocks=1)
+    model, tokens = random_model(spec), random_tokens(spec, padding=False)
+    assert relative_error(decode_logits(model, spec, tokens), logits_of(model, tokens)) <= 1e-5
+
+
 def test_decoding_uses_low_rank_updates_of_the_kernels_of_latents() -> None:
     spec = shallow_spec(**ROTARY)
     model, tokens = random_model(spec), random_tokens(spec, padding=False)
