@@ -193,7 +193,9 @@ def _passes(graph: Graph, nodes: Sequence[Node], is_block: bool) -> list[tuple[s
     if len({len(own) for own in calls}) != 1 or len(calls) < 2 or not has_weights:
         return []
     is_whole = len(again) == sum(map(len, calls))
-    if not is_whole or (len(again) < len(nodes) and not is_block):
+    alone = [node for node in nodes if node.layer not in graph.ties]
+    # Weights that are used once belong to no pass: a block may call single layers twice.
+    if not is_whole or any(node.parameters or not is_block for node in alone):
         return []
     passes = list(zip(*calls, strict=True))
     flow = reachability(graph)
