@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from plots.annotations import Note
@@ -28,10 +28,10 @@ _ALIKE = 0.99
 
 
 def check_scales(trial: Trial) -> Iterator[Check]:
-    """Yield a finding about norms whose output shrinks as their input grows.
+    """Yield findings about norms whose output shrinks as their input grows, or grows with it.
 
     A norm returns the same for 8 times its input. One that divides by a variance or its square, in
-    the place of the root, returns 8 or 512 times less.
+    the place of the root, returns 8 or 512 times less, and x / rsqrt(...) 64 times more.
     """
     ratios: dict[str, float] = {}
     for node in trial.graph.nodes:
@@ -39,36 +39,33 @@ def check_scales(trial: Trial) -> Iterator[Check]:
             ratio = _ratio(trial, node, region, place)
             if ratio is not None:
                 ratios[node.id] = ratio
-    yield from _growing(trial, {i: ratio for i, ratio in ratios.items() if ratio > _LEAST_GROWN})
-    found = {i: ratio for i, ratio in ratios.items() if ratio < _MOST}
-    if found:
-        ratio = min(found.values())
+    grown = {node_id: ratio for node_id, ratio in ratios.items() if ratio > _LEAST_GROWN}
+    shrunk = {node_id: ratio for node_id, ratio in ratios.items() if ratio < _MOST}
+    if grown:
+        change = f"{max(grown.values()):.3g} times larger"
         text = (
-            f"A norm that does not normalise: {doing(trial.graph, [*found], 'return')} numbers "
-            f"{1 / ratio:.3g} times smaller for inputs {_FACTOR:g} times larger, as after a "
-            "division by a power of the spread that is not 1. Divide by the root of the variance: "
-            "(x - mean) / sqrt(variance + epsilon)."
+            f"A norm that multiplies by the spread: {doing(trial.graph, [*grown], 'return')} "
+            f"numbers {change} for inputs {_FACTOR:g} times larger, as after a division by the "
+            "reciprocal root, x / rsqrt(...). Divide by the root, x / sqrt(...), or multiply by "
+            "rsqrt."
         )
-        inputs = trial.as_model_takes(trial.base)
-        shows = f"{_FACTOR:g} times the input of a call makes its output {1 / ratio:.3g} smaller."
-        witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
-        yield Check("numbers", "shrinking", Note("finding", tuple(found), text, _BA), witness)
+        yield _finding(trial, "growing", [*grown], text, change)
+    if shrunk:
+        change = f"{1 / min(shrunk.values()):.3g} times smaller"
+        text = (
+            f"A norm that does not normalise: {doing(trial.graph, [*shrunk], 'return')} numbers "
+            f"{change} for inputs {_FACTOR:g} times larger, as after a division by a power of the "
+            "spread that is not 1. Divide by the root of the variance: (x - mean) / sqrt(variance "
+            "+ epsilon)."
+        )
+        yield _finding(trial, "shrinking", [*shrunk], text, change)
 
 
-def _growing(trial: Trial, found: Mapping[str, float]) -> Iterator[Check]:
-    """Yield a finding about calls that multiply by a statistic of what they take."""
-    if found:
-        ratio = max(found.values())
-        text = (
-            f"A norm that multiplies by the spread: {doing(trial.graph, [*found], 'return')} "
-            f"numbers {ratio:.3g} times larger for inputs {_FACTOR:g} times larger, as after a "
-            "division by the reciprocal root, x / rsqrt(...). Divide by the root, x / sqrt(...), "
-            "or multiply by rsqrt."
-        )
-        inputs = trial.as_model_takes(trial.base)
-        shows = f"{_FACTOR:g} times the input of a call makes its output {ratio:.3g} times larger."
-        witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
-        yield Check("numbers", "growing", Note("finding", tuple(found), text, _BA), witness)
+def _finding(trial: Trial, verdict: str, ids: Sequence[str], text: str, change: str) -> Check:
+    inputs = trial.as_model_takes(trial.base)
+    shows = f"{_FACTOR:g} times the input of a call makes its output {change}."
+    witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
+    return Check("numbers", verdict, Note("finding", tuple(ids), text, _BA), witness)
 
 
 def _norms_by_hand(trial: Trial, node: Node) -> Iterator[tuple[frozenset[str], Place]]:
