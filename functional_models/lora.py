@@ -124,8 +124,12 @@ def freeze(model: keras.Model, layers: str | Sequence[str]) -> list[str]:
     return [layer.name for layer in chosen]
 
 
-def matching(candidates: Any, patterns: str | Sequence[str], what: str) -> list[Any]:
+def matching(
+    candidates: Any, patterns: str | Sequence[str], what: str, argument: str = "layers"
+) -> list[Any]:
     """Return the layers whose names match one of the patterns, in the order of the model.
+
+    `argument` is the one that has the patterns.
 
     Raises:
         ValueError: a pattern that matches none.
@@ -137,7 +141,7 @@ def matching(candidates: Any, patterns: str | Sequence[str], what: str) -> list[
             names = [layer.name for layer in layers]
             more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
             raise ValueError(
-                f"layers={pattern!r}: matches no layer {what}; those are "
+                f"{argument}={pattern!r}: matches no layer {what}; those are "
                 f"{', '.join(names[:_MOST_SHOWN])}{more}"
             )
     return [x for x in layers if any(fnmatchcase(x.name, pattern) for pattern in given)]

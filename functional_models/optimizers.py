@@ -11,7 +11,8 @@ from keras import ops
 
 from builders.expert_layers import ExpertDense
 from functional_models.cross_entropy import split_head
-from functional_models.recipe import Recipe
+from functional_models.lora import matching
+from functional_models.recipe import Recipe, rate_factors
 from functional_models.schedules import schedule
 
 Tensor = Any
@@ -34,6 +35,7 @@ def make_optimizer(recipe: Recipe, model: keras.Model) -> keras.optimizers.Optim
         "use_ema": recipe.ema_decay is not None,
         "ema_momentum": 0.99 if recipe.ema_decay is None else recipe.ema_decay,
     }
+    factors = _factors_by_path(model, rate_factors(recipe.learning_rate_factors) or {})
     rate = schedule(recipe)
     optimizer: keras.optimizers.Optimizer
     match recipe.optimizer:
@@ -44,20 +46,82 @@ def make_optimizer(recipe: Recipe, model: keras.Model) -> keras.optimizers.Optim
                 adam_beta_2=recipe.beta_2,
                 adam_weight_decay=recipe.weight_decay,
                 epsilon=1e-9,
+                factors=factors,
                 **common,
             )
         case "lion":
-            optimizer = keras.optimizers.Lion(rate, beta_2=recipe.beta_2, **common)
+            optimizer = Lion(rate, beta_2=recipe.beta_2, factors=factors, **common)
         case "adafactor":
-            optimizer = keras.optimizers.Adafactor(rate, relative_step=False, **common)
+            optimizer = Adafactor(rate, relative_step=False, factors=factors, **common)
         case _:
-            optimizer = AdamW(rate, beta_2=recipe.beta_2, epsilon=1e-9, **common)
+            optimizer = AdamW(rate, beta_2=recipe.beta_2, epsilon=1e-9, factors=factors, **common)
     optimizer.exclude_from_weight_decay(var_names=_WITHOUT_DECAY)
     return optimizer
 
 
+def _factors_by_path(model: keras.Model, factors: Mapping[str, float]) -> dict[str, float]:
+    """Return the factor of the learning rate of each weight that has one, by its path."""
+    layers = [layer for layer in model.layers if layer.trainable_weights]
+    return {
+        weight.path: factor
+        for name, factor in factors.items()
+        for layer in matching(layers, name, "that trains", "learning_rate_factors")
+        for weight in layer.trainable_weights
+    }
+
+
+class _Factors(keras.optimizers.Optimizer):
+    """Optimizer in which some weights have another learning rate, and decay with it.
+
+    Args:
+        factors: of the learning rate, by the path of a weight.
+    """
+
+    def __init__(
+        self, *args: Any, factors: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.factors = dict(factors or {})
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        super().build(variables)
+        self._factors = [self.factors.get(variable.path, 1.0) for variable in variables]
+
+    def rate_of(self, variable: Any, learning_rate: Tensor) -> Tensor:
+        """Return the learning rate of a variable."""
+        factor = self._factors[self._get_variable_index(variable)]
+        return learning_rate if factor == 1 else learning_rate * factor
+
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
+        super().update_step(gradient, variable, self.rate_of(variable, learning_rate))
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        groups: dict[float, list[Any]] = {}
+        for variable in variables:
+            factor = self._factors[self._get_variable_index(variable)]
+            groups.setdefault(factor, []).append(variable)
+        decay = self.weight_decay
+        for factor, group in groups.items():
+            self.weight_decay = None if decay is None else decay * factor
+            super()._apply_weight_decay(group)
+        self.weight_decay = decay
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "factors": self.factors}
+
+
 @keras.saving.register_keras_serializable(package="functional_models")
-class AdamW(keras.optimizers.AdamW):
+class Lion(_Factors, keras.optimizers.Lion):
+    """That of Keras, with factors of the learning rate."""
+
+
+@keras.saving.register_keras_serializable(package="functional_models")
+class Adafactor(_Factors, keras.optimizers.Adafactor):
+    """That of Keras, with factors of the learning rate."""
+
+
+@keras.saving.register_keras_serializable(package="functional_models")
+class AdamW(_Factors, keras.optimizers.AdamW):
     """That of Keras, with fewer passes over the weights on TensorFlow.
 
     Keras' own takes a dozen operations, each of which reads and writes arrays as large as the
@@ -92,7 +156,7 @@ class AdamW(keras.optimizers.AdamW):
             v=self._velocities[index].value.handle,
             beta1_power=ops.power(self.beta_1, step),
             beta2_power=ops.power(self.beta_2, step),
-            lr=ops.cast(learning_rate, "float32"),
+            lr=ops.cast(self.rate_of(variable, learning_rate), "float32"),
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon,
@@ -101,7 +165,7 @@ class AdamW(keras.optimizers.AdamW):
 
 
 @keras.saving.register_keras_serializable(package="functional_models")
-class MatrixMuon(keras.optimizers.Muon):
+class MatrixMuon(_Factors, keras.optimizers.Muon):
     """Muon for kernels of any number of axes; all other weights are trained by Adam.
 
     Keras' own takes matrices only, and would leave the kernels of attention, (d, n, h), to Adam.

@@ -39,6 +39,9 @@ class Recipe:
         optimizer: `adamw`, `muon`, `lion` or `adafactor`.
         learning_rate: peak of the learning-rate schedule; default: by the width of the model and
             the optimizer, see `default_learning_rate`.
+        learning_rate_factors: factors of the learning rate of some layers, such as
+            `*embedding=0.1 decoder.block_0.*=0.5`. In a name, `*` is anything; of several factors
+            for a layer, the last one counts.
         schedule: `cosine`, `inverse_sqrt`, `warmup_stable_decay` or `constant`.
         warmup_steps: steps of linear warm-up; default: half of the steps, at most 100.
         decay_steps: last steps, in which `warmup_stable_decay` decays; default: a fifth.
@@ -63,6 +66,7 @@ class Recipe:
     gradient_accumulation: int = 1
     optimizer: str = "adamw"
     learning_rate: float | None = None
+    learning_rate_factors: str = ""
     schedule: str = "cosine"
     warmup_steps: int | None = None
     decay_steps: int | None = None
@@ -98,6 +102,10 @@ class Recipe:
             "packing": (self.packing in PACKINGS, f"one of {', '.join(PACKINGS)}"),
             "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
             "learning_rate": (self.learning_rate is None or self.learning_rate > 0, "above 0"),
+            "learning_rate_factors": (
+                rate_factors(self.learning_rate_factors) is not None,
+                "names with factors above 0, such as '*embedding=0.1 decoder.block_0.*=0.5'",
+            ),
             "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             "warmup_steps": (self.warmup_steps is None or self.warmup_steps >= 0, "0 or more"),
             "decay_steps": (self.decay_steps is None or self.decay_steps >= 1, "1 or more"),
@@ -135,6 +143,22 @@ class Recipe:
             learning_rate=rate,
             warmup_steps=min(self.steps // 2, 100) if warmup is None else warmup,
         )
+
+
+def rate_factors(text: str) -> dict[str, float] | None:
+    """Return the factors in `Recipe.learning_rate_factors` by name; None if the text has others."""
+    found = {}
+    for item in text.split():
+        name, _, number = item.rpartition("=")
+        try:
+            factor = float(number)
+        except ValueError:
+            return None
+        if not name or not 0 < factor < math.inf:
+            return None
+        found.pop(name, None)  # the last one counts
+        found[name] = factor
+    return found
 
 
 def default_learning_rate(hidden_dim: int, optimizer: str = "adamw") -> float:

@@ -37,25 +37,49 @@ class Division(NamedTuple):
 
 
 def division_at(graph: Graph, node: Node) -> Division | None:
-    """Return the division by a statistic that ends with a call, or None."""
+    """Return the division by a statistic that ends with a call, or None.
+
+    Of several tensors that all of it is computed from, it is the first one: layer normalisation
+    divides x - mean(x) by a statistic of it, and takes x. What x is computed from by a sum, as on a
+    residual stream, is not part of it.
+    """
     edges = float_inputs(graph, node)
     if node.operation not in DIVISIONS | {"Multiply"} or len(edges) != 2:
         return None
-    inside, taken, waiting = {node.id}, set[tuple[str, int]](), list(edges)
-    while waiting and len(inside) < _MOST_CALLS:
-        edge = waiting.pop()
+    everything = _computed_from(graph, node, None)
+    places = {
+        (e.source, e.output) for i in everything.calls for e in float_inputs(graph, graph.node(i))
+    }
+    for place in sorted(places, key=lambda place: (graph.index[place[0]], place[1])):
+        inside, taken = _computed_from(graph, node, place)
+        if taken == {place} and any(graph.node(i).operation in STATISTICS for i in inside):
+            return Division(inside, place)
+    return None
+
+
+class _Computation(NamedTuple):
+    calls: frozenset[str]
+    taken: frozenset[tuple[str, int]]
+
+
+def _computed_from(graph: Graph, node: Node, start: tuple[str, int] | None) -> _Computation:
+    """Return the elementwise operations and statistics before a call, and what they take.
+
+    The way back ends at `start`, and after as many calls as a norm has at most.
+    """
+    inside, taken, waiting = {node.id}, set[tuple[str, int]](), [*float_inputs(graph, node)]
+    while waiting:
+        edge = waiting.pop(0)
         before = graph.node(edge.source)
         given = float_inputs(graph, before)
-        if before.kind == "operation" and before.operation in ELEMENTWISE and given:
-            if before.id not in inside:
-                inside.add(before.id)
-                waiting += given
-        else:
+        is_operation = before.kind == "operation" and before.operation in ELEMENTWISE
+        is_end = (edge.source, edge.output) == start or not (is_operation and given)
+        if is_end or (before.id not in inside and len(inside) == _MOST_CALLS):
             taken.add((edge.source, edge.output))
-    has_statistic = any(graph.node(i).operation in STATISTICS for i in inside)
-    if waiting or len(taken) != 1 or not has_statistic:
-        return None
-    return Division(frozenset(inside), next(iter(taken)))
+        elif before.id not in inside:
+            inside.add(before.id)
+            waiting += given
+    return _Computation(frozenset(inside), frozenset(taken))
 
 
 @once_per_graph

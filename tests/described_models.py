@@ -208,6 +208,18 @@ def u_net(attention=False):
     return of_image(model)
 
 
+def plain_u_net():
+    def model(image):
+        a = conv(image)
+        b = conv(a, strides=2)
+        c = conv(b, strides=2)
+        up = conv(layers.Concatenate()([layers.UpSampling2D()(c), b]))
+        crop = layers.Cropping2D(0)(a)
+        return layers.Conv2D(3, 1)(layers.Concatenate()([layers.UpSampling2D()(up), crop]))
+
+    return of_image(model)
+
+
 def variational(image):
     code = layers.Flatten()(conv(conv(image, strides=2), strides=2))
     mean, scale = layers.Dense(3, name="z")(code), layers.Dense(3)(code)

@@ -14,6 +14,7 @@ from model_bricks import (
     D,
     Shift,
     T,
+    Table,
     attend,
     causal,
     count,
@@ -277,3 +278,26 @@ def too_few_rows(wrong):
     return encoder(
         attend, ffn, positions=lambda x: layers.Embedding(T - 4 if wrong else T, D)(count(x))
     )
+
+
+def positions_after_the_blocks(wrong):
+    x = ids()
+    y, place = layers.Embedding(TOKENS, D)(x), learned(x)
+    y = stacked(y if wrong else y + place, attend, ffn, attend, ffn)
+    return keras.Model(x, labels(y + place if wrong else y))
+
+
+def mask_of_placed_vectors(wrong):
+    x = ids()
+    words = layers.Embedding(TOKENS, D, mask_zero=True)(x)
+    placed = words + learned(x)
+    mask = ops.any(ops.not_equal(placed, 0), axis=-1) if wrong else ops.not_equal(x, 0)
+    y = stacked(placed, lambda y: attend(y, attention_mask=mask[:, None, :]), ffn)
+    return keras.Model(x, labels(y))
+
+
+def token_that_no_head_reads(wrong):
+    x = keras.Input((T, D))
+    token = Table(1)(x)
+    y = ops.concatenate([x, token] if wrong else [token, x], axis=1)
+    return keras.Model(x, layers.Dense(CLASSES)(stacked(y, attend, ffn)[:, 0]))

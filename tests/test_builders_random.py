@@ -40,7 +40,7 @@ from small_models import (
 import builders
 from builders.components import SHIPPED
 from builders.fields import rule_of
-from plots.measuring.execution import gradient
+from plots.measuring.gradients import gradient
 
 BACKEND = keras.backend.backend()
 MIXED: dict[str, dict[str, Any]] = {

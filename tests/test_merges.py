@@ -23,7 +23,7 @@ import builders
 from builders.depth import Depth, deep_norm, deep_norm_gain
 from builders.merges import Add, Merge
 from functional_models.claims.initialisation import sandwich_norm_stream
-from plots.measuring.execution import gradient
+from plots.measuring.gradients import gradient
 
 PLACEMENTS = ("post", "pre", "output", "sandwich", "parallel", "parallel_shared_norm", "none")
 DEEP_NORM = {"norm_placement": "post", "merge": "scaled", "skip_scale": "deep_norm"}

@@ -70,6 +70,46 @@ def test_muon_trains_the_matrices_between_embedding_and_logits():
     assert sorted(experts) == [(3, 14, 23), (3, 23, 14)]
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_factors_scale_updates_and_decay_of_their_layers(name):
+    def changes(factors):
+        keras.utils.set_random_seed(3)
+        model = text_model("decoder_only", dropout=0.0).model
+        recipe = dataclasses.replace(
+            RECIPE,
+            optimizer=name,
+            weight_decay=0.3,
+            warmup_steps=0,
+            learning_rate_factors=factors,
+        )
+        optimizer = make_optimizer(recipe, model)
+        before = weights_of(model)
+        random = np.random.default_rng(7)
+        gradients = [random.normal(size=w.shape).astype("float32") for w in before.values()]
+        tensors = [keras.ops.convert_to_tensor(gradient) for gradient in gradients]
+        optimizer.apply(tensors, model.trainable_weights)
+        return {path: after - before[path] for path, after in weights_of(model).items()}
+
+    usual = changes("")
+    found = changes("*=0.25 *attention.query=4 *norm=0.5 *attention.query=2")
+    expected = {}
+    for path, change in usual.items():
+        layer = path.rpartition("/")[0]
+        factor = 2 if layer.endswith("attention.query") else 0.5 if layer.endswith("norm") else 0.25
+        expected[path] = factor * change
+    assert {2, 0.5, 0.25} <= {round(np.max(expected[p]) / np.max(usual[p]), 3) for p in usual}
+    assert_close(found, expected, atol=1e-6)
+
+
+def test_factors_of_no_layer_are_refused():
+    model = text_model("decoder_only").model
+    with pytest.raises(ValueError, match=r"learning_rate_factors='\*head'.*matches no layer"):
+        make_optimizer(dataclasses.replace(RECIPE, learning_rate_factors="*head=2"), model)
+    for text in ("*embedding", "*embedding=0", "=2", "*norm=x", "*norm=-1", "*norm=inf"):
+        with pytest.raises(ValueError, match="names with factors above 0"):
+            Recipe(learning_rate_factors=text)
+
+
 def orthogonalized(matrix, steps=5):
     """Return the iterate of Jordan et al. 2024 in float64."""
     x = matrix.astype("float64") / np.linalg.norm(matrix)

@@ -25,6 +25,7 @@ from described_models import (
     mixer,
     mutual,
     perceiver,
+    plain_u_net,
     pooled_decoder,
     recurrent,
     retention,
@@ -238,7 +239,19 @@ DESCRIBED = {
     "hyper-connections": (hyper, r"^(?!.*no skip paths).*causal self-attention"),
     "highway attention": (highway_attention, r"^(?!.*(residual path))"),
     "highway": (highway, "^Residual network: 3 gated skip paths"),
-    "U-net": (u_net, r"^Residual network: 3 residual paths"),
+    "norms of operations": (
+        lambda: normed_by_operations(causal, ffn, causal, ffn),
+        "^Pre-norm Transformer decoder: 2 blocks with 4 residual paths, final norm; causal self",
+    ),
+    "U-net": (u_net, "^Residual network: 3 residual paths, 1 concatenated skip connection"),
+    "U-net without sums": (
+        plain_u_net,
+        "^Network with 2 concatenated skip connections and no residual paths: ",
+    ),
+    "parallel convolutions": (
+        lambda: of_image(lambda x: layers.Concatenate()([conv(x), conv(x)])),
+        "^Network without skip paths: 4 layers",
+    ),
     "U-net with attention": (lambda: u_net(True), NOT_TRANSFORMER + ".*1 attention"),
     "variational autoencoder": (lambda: of_image(variational), "^Network without skip paths"),
     "layer Encoder": (
@@ -345,6 +358,17 @@ MISTAKEN |= {k for k in RIGHT if k.startswith("position")}
 def of_tokens(*functions):
     x = ids()
     return keras.Model(x, layers.Dense(7)(stacked(embedded(x), *functions)))
+
+
+def normed_by_operations(*functions):
+    def norm_(x):
+        return x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-6)
+
+    x = ids()
+    y = embedded(x)
+    for f in functions:
+        y = y + f(norm_(y))
+    return keras.Model(x, layers.Dense(7)(norm_(y)))
 
 
 def filtered(x):

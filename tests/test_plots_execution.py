@@ -17,7 +17,8 @@ from small_models import dtype_policy_scope, small_spec
 
 import builders  # makes dotted names possible on PyTorch, too
 import plots
-from plots.measuring.execution import Execution, loss_of_outputs
+from plots.measuring.execution import Execution
+from plots.measuring.gradients import loss_of_outputs
 
 keras.utils.set_random_seed(0)
 DECODER = plots_models.decoder_only()

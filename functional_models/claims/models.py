@@ -15,7 +15,7 @@ import numpy as np
 
 import builders
 from functional_models.seeding import own_random
-from plots.measuring.execution import gradient
+from plots.measuring.gradients import gradient
 
 if TYPE_CHECKING:
     import keras

@@ -16,7 +16,8 @@ from plots.diagnosis.gradient_rules import NOT_DIFFERENTIABLE
 from plots.diagnosis.rules import named
 from plots.graph import Node
 from plots.layers import is_norm, is_softmax
-from plots.measuring.execution import as_array, gradient, is_float, run_calls
+from plots.measuring.execution import as_array, run_calls
+from plots.measuring.gradients import gradient, is_float
 from plots.reading.keras_values import weights_of
 from plots.traversal import reachability
 

@@ -24,10 +24,16 @@ from plots.diagnosis.closed import closed_layers
 from plots.diagnosis.placement_rules import begins_at_a_norm, meets_a_norm
 from plots.diagnosis.rules import listed
 from plots.graph import Graph, Node
-from plots.layers import is_identity_like, is_linear_projection, is_norm, is_recurrent
+from plots.layers import (
+    is_identity_like,
+    is_linear_projection,
+    is_norm,
+    is_rearrangement,
+    is_recurrent,
+)
 from plots.positions import kinds_of_positions
 from plots.streams import Stream, residual_streams, stream_roots
-from plots.traversal import Reachability, reachability
+from plots.traversal import Reachability, data_flow, reachability
 
 _TRANSFORMER_LAYERS = frozenset({"TransformerDecoder", "TransformerEncoder"})
 _EMBEDDINGS = frozenset({"PositionEmbedding", "ReversibleEmbedding", "TokenAndPositionEmbedding"})
@@ -61,10 +67,45 @@ def description_of(graph: Graph) -> str:
     else:
         layers = len({node.layer for node in graph.nodes if node.parameters})
         has = f"with {counted(len(attentions), 'attention')} and no" if attentions else "without"
-        text = f"Network {has} skip paths{' that the graph shows' if closed else ''}: "
+        text = f"Network {has} skip paths{' that the graph shows' if closed else ''}"
+        if joined := _concatenated_skips(graph):
+            seen = f"{counted(len(attentions), 'attention')}, " if attentions else ""
+            text = f"Network with {seen}{_joined_in_words(joined)} and no residual paths"
+        text += ": "
         text += f"{counted(layers, 'layer')} with weights"
         text += f", {len(closed)} of them closed ({classes_in_words(closed)})" if closed else ""
     return f"{text}; {number_text(graph.parameters)} parameters."
+
+
+def _concatenated_skips(graph: Graph) -> int:
+    """Return how many calls concatenate features with what is computed from them.
+
+    Such as the skip connections of a U-Net (Ronneberger et al. 2015) and those of DenseNet.
+    """
+    flow = data_flow(graph)
+
+    def origin(node_id: str) -> str:
+        node, sources = graph.node(node_id), flow.sources[node_id]
+        passes_on = is_identity_like(node) or is_rearrangement(node)
+        return origin(sources[0]) if passes_on and len(sources) == 1 else node_id
+
+    def is_bypass(first: str, second: str) -> bool:
+        is_computed = flow.depends_on_input(first) and flow.depends(second, on=first)
+        return is_computed and any(
+            graph.node(node_id).parameters for node_id in flow.between(first, [second])
+        )
+
+    found = 0
+    for node in graph.nodes:
+        axis, rank = node.config.get("axis", -1), len(node.outputs[0].shape)
+        if node.is_a({"Concatenate"}) and axis in (-1, rank - 1):
+            taken = sorted({origin(i) for i in flow.sources[node.id]}, key=graph.index.__getitem__)
+            found += any(is_bypass(first, second) for first, second in pairwise(taken))
+    return found
+
+
+def _joined_in_words(number: int) -> str:
+    return counted(number, "concatenated skip connection")
 
 
 def _attends(stream: Stream, attentions: Iterable[Attention]) -> bool:
@@ -365,6 +406,7 @@ def _of_residual_network(
     elif linear:
         text += f", {linear} of them past a single linear layer"
     text += f", {projected} of them projected" if projected else ""
+    text += f", {_joined_in_words(joined)}" if (joined := _concatenated_skips(graph)) else ""
     text += f", {counted(len(attentions), 'attention')}" if attentions else ""
     text += f", {_closed_in_words(closed)}" if closed else ""
     norms = Counter(node.class_name for node in graph.nodes if is_norm(node)).most_common(1)

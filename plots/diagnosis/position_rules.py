@@ -11,13 +11,15 @@ from plots.diagnosis.axis_origins import Kind, axis_origins, kinds
 from plots.diagnosis.projections import projection_behind
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Constant, Edge, Graph, Node
-from plots.layers import is_additive_merge
+from plots.layers import RECURRENT, is_additive_merge
 from plots.positions import Tables, is_trained, kinds_of_positions
 from plots.traversal import data_flow
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
 _ROPE = "Su et al. 2021, RoFormer, section 3.2"
 _SWIN = "Liu et al. 2021, Swin Transformer, section 3.2, figure 4"
+_ADDED = {"fixed", "learned", "sinusoidal"}
+_MIXERS = RECURRENT | {"Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D"}
 _EVERY_STEP = "Dehghani et al. 2019, Universal Transformers, section 2.1, does it on purpose"
 
 
@@ -160,12 +162,37 @@ def positions_again(graph: Graph) -> Iterator[Note]:
             )
 
 
+@diagnosis_rule("positions_too_late")
+def positions_too_late(graph: Graph) -> Iterator[Note]:
+    """Positions are added to what the last attention returns, where nothing mixes positions."""
+    attentions = attentions_with_masks(graph)[0]
+    flow = data_flow(graph)
+    tables = Tables(graph, flow)
+    merges = [node.id for node in graph.nodes if is_additive_merge(node) and tables.added_by(node)]
+    mixers = [a.id for a in attentions] + [n.id for n in graph.nodes if n.is_a(_MIXERS)]
+    late = [
+        merge
+        for merge in merges
+        if any(flow.depends(merge, on=attention.id) for attention in attentions)
+        and not any(mixer != merge and flow.depends(mixer, on=merge) for mixer in mixers)
+    ]
+    is_known = {*merges} != {*late} or {*kinds_of_positions(graph, attentions)} - _ADDED
+    if late:
+        yield (remark if is_known else finding)(
+            late,
+            f"Positions after all attention: {doing(graph, late, 'add')} positions to what the "
+            "last attention returns, so that no attention sees them. Add them to the embeddings, "
+            "before the first block.",
+            _VASWANI,
+        )
+
+
 @diagnosis_rule("positions_of_one_sequence")
 def positions_of_one_sequence(graph: Graph) -> Iterator[Note]:
     """Positions are added to one sequence of tokens that attends, and not to another one."""
     attentions = attentions_with_masks(graph)[0]
     flow = position_flow(graph, attentions)
-    if not {*kinds_of_positions(graph, attentions)} <= {"fixed", "learned", "sinusoidal"}:
+    if not {*kinds_of_positions(graph, attentions)} <= _ADDED:
         return
     tables = Tables(graph, data_flow(graph))
     merges = [node.id for node in graph.nodes if tables.added_by(node)]

@@ -75,10 +75,10 @@ def last_step_of_both_directions(graph: Graph) -> Iterator[Note]:
     """The last step is taken of the outputs of a bidirectional layer."""
     places: dict[str, str] = {}
     for node in graph.nodes:
-        if _step(node) == -1 and graph.incoming[node.id]:
+        if step_of(node) == -1 and graph.incoming[node.id]:
             edge = graph.incoming[node.id][0]
             before = past_dropouts(graph, edge)
-            others = {_step(graph.node(other.target)) for other in graph.outgoing[edge.source]}
+            others = {step_of(graph.node(other.target)) for other in graph.outgoing[edge.source]}
             if before is not None and before.is_a({"Bidirectional"}) and 0 not in others:
                 places[node.id] = before.id
     if places:
@@ -93,11 +93,11 @@ def last_step_of_both_directions(graph: Graph) -> Iterator[Note]:
 
 
 @diagnosis_rule("first_step")
-def first_step(graph: Graph) -> Iterator[Note]:
+def firststep_of(graph: Graph) -> Iterator[Note]:
     """Of the outputs of a layer that goes forwards, only the first step is taken."""
     places: dict[str, str] = {}
     for node in graph.nodes:
-        if _step(node) == 0 and graph.incoming[node.id]:
+        if step_of(node) == 0 and graph.incoming[node.id]:
             edge = graph.incoming[node.id][0]
             before = past_dropouts(graph, edge, only=True)
             if before is not None and before.is_a(RECURRENT) and not _turns_steps(before):
@@ -173,7 +173,7 @@ def _states_in(graph: Graph, edge: Edge) -> set[str]:
     return set[str]().union(*found) if all(found) else set()
 
 
-def _step(node: Node) -> object:
+def step_of(node: Node) -> object:
     """Return which step of a sequence a call takes with all features; None if it takes others."""
     keys = {constant.port: constant.value for constant in node.constants}
     is_whole = keys.get("key.2", ":") in (":", "...")

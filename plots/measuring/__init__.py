@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note, Overlay, Quantity
 from plots.graph import Graph
-from plots.measuring.execution import Execution, loss_of_outputs
+from plots.measuring.execution import Execution
+from plots.measuring.gradients import loss_of_outputs
 from plots.registry import graph_plugin
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plots.arguments import model_of
 from plots.graph import Graph
 from plots.hierarchy import depth_of, enclosing_block, find_namespaces
-from plots.measuring.execution import Execution, Opened, Place, as_array, loss_of_outputs
+from plots.measuring.execution import Execution, Opened, Place, as_array
+from plots.measuring.gradients import loss_of_outputs
 from plots.skips import skip_paths
 
 if TYPE_CHECKING:
