@@ -31,7 +31,31 @@ Compute = Callable[[Graph, RecordedCall, list[Any], dict[str, Any]], Any]
 
 def compute_call(graph: Graph, call: RecordedCall, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Return the outputs of a call."""
-    return call.record.operation(*args, **kwargs)
+    return call.record.operation(*_without_unread_steps(call.record.operation, args), **kwargs)
+
+
+def _without_unread_steps(operation: Any, args: list[Any]) -> list[Any]:
+    """Return the arguments of a call, for a convolution without the last rows if it skips them.
+
+    TensorFlow 2.21 writes outside of its memory in the gradient of a kernel that is smaller than
+    its strides, such as 1 x 1 with strides of 2, if rows or columns at the end are not read.
+    """
+    import keras
+
+    kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    if keras.backend.backend() != "tensorflow" or not isinstance(operation, kinds) or not args:
+        return args
+    image, first = args[0], 1 if operation.data_format == "channels_last" else 2
+    index = [slice(None)] * len(image.shape)
+    for axis, (size, step, dilation) in enumerate(
+        zip(operation.kernel_size, operation.strides, operation.dilation_rate, strict=True), first
+    ):
+        reach, length = (size - 1) * dilation + 1, image.shape[axis]
+        steps = -(-length // step) if operation.padding == "same" else (length - reach) // step + 1
+        end = (steps - 1) * step + reach  # of what is read
+        if reach < step and 0 < end < length and operation.padding != "causal":
+            index[axis] = slice(end)
+    return args if index == [slice(None)] * len(index) else [image[tuple(index)], *args[1:]]
 
 
 def call_values(
