@@ -242,6 +242,10 @@ class Tables:
         arrays = [constant for constant in node.constants if constant.shape]
         return found + [(constant, _axes_of_constant(constant)) for constant in arrays]
 
+    def is_learned(self, operand: Edge | Constant) -> bool:
+        """Return whether an operand is made of weights."""
+        return self._kind(operand) == "learned"
+
     def _kind(self, operand: Edge | Constant) -> str:
         nodes: Iterable[Node] = ()
         constants: list[Constant] = [operand] if isinstance(operand, Constant) else []

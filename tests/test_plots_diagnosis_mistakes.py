@@ -94,6 +94,17 @@ from mistaken_models import (
     too_few_rows,
     unmixed_values,
 )
+from mistaken_parts import (
+    gate_that_is_added,
+    ids_beyond_the_table,
+    log_of_softmax,
+    narrowing_linear_layers,
+    one_frequency,
+    one_vector_for_all_patches,
+    relu_after_one_addition,
+    sigmoid_of_a_distance,
+    skipped_pixels,
+)
 from mistaken_streams import (
     added_to_itself,
     always_training,
@@ -198,6 +209,15 @@ MISTAKES = {
     "masking too late": Mistake(masking_too_late, "masks nothing"),
     "mask of placed vectors": Mistake(mask_of_placed_vectors, "masks nothing"),
     "positions after the blocks": Mistake(positions_after_the_blocks, "after all attention"),
+    "one vector for all patches": Mistake(one_vector_for_all_patches, "same vector at every patch"),
+    "one frequency": Mistake(one_frequency, "of one frequency"),
+    "ids beyond the table": Mistake(ids_beyond_the_table, "returns ids up to 29"),
+    "ReLU after one addition": Mistake(relu_after_one_addition, "after one of 3 additions"),
+    "sigmoid of a distance": Mistake(sigmoid_of_a_distance, "never below 0.5"),
+    "log of softmax": Mistake(log_of_softmax, "log_softmax", "remark"),
+    "gate that is added": Mistake(gate_that_is_added, "gate that is added", "remark"),
+    "skipped pixels": Mistake(skipped_pixels, "read 25%|reads 25%", "remark"),
+    "narrowing linear layers": Mistake(narrowing_linear_layers, "No activation", "remark"),
     "token that no head reads": Mistake(token_that_no_head_reads, "does not read the class token"),
     "norm over positions": Mistake(norm_over_positions, "norm over positions"),
     "norm over one feature": Mistake(norm_over_one_feature, "one number"),

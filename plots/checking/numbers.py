@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _PRECISION = "Micikevicius et al. 2018, Mixed Precision Training, section 3"
+_CONSTANT = "Ioffe and Szegedy 2015, Batch Normalization, section 3, algorithm 1"
 _LARGEST = {"float16": 65504.0}
 _HALF = ("float16", "bfloat16")
 _MOST_VANISHED = 0.5
@@ -37,6 +38,7 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
     if check := _not_finite(trial):
         yield check
         return
+    yield from _of_constants(trial)
     if set(trial.dtypes.values()).isdisjoint(_HALF):
         found = [*_tiny(trial)]
         yield from found or [said("numbers", "finite", "all numbers are finite")]
@@ -84,9 +86,41 @@ def _not_finite(trial: Trial) -> Check | None:
     return None
 
 
+def _of_constants(trial: Trial) -> Iterator[Check]:
+    """Yield a finding if an input that is the same at all positions makes an output NaN."""
+    import numpy as np
+
+    for field in trial.samples.fields:
+        if field.kind != "floats" or len(field.shape) < 3:
+            continue
+        array = trial.base[field.place]
+        same = array.mean(axis=tuple(range(1, array.ndim - 1)), keepdims=True)
+        inputs = {**trial.base, field.place: np.broadcast_to(same, array.shape).astype(array.dtype)}
+        values = trial.run(inputs)
+        wrong = [k for k, p in enumerate(trial.graph.outputs) if _are(np.isnan, values.get(p))]
+        if not wrong:
+            continue
+        places = trial.first_crossings(lambda place: _are(np.isnan, values.get(place)))  # noqa: B023
+        what = f"Numbers of {field.name!r} that are the same at all positions"
+        text = (
+            f"{what} make the output NaN: {named(trial.graph, places, 3)} is the first to return "
+            "it, such as a division by a standard deviation of 0. Add a small number to what "
+            "divides."
+        )
+        taken = trial.as_model_takes(inputs)
+        shows = f"With these inputs, output {wrong[0]} holds NaN."
+        exact = not trial.weights
+        witness = Witness(taken, taken, what, wrong[0], (), 0.0, exact=exact, shows=shows)
+        note = Note("finding", tuple(places), text, _CONSTANT)
+        yield Check("numbers", "not finite", note, witness)
+
+
+def _are(is_wrong: np.ufunc, array: np.ndarray | None) -> bool:
+    return array is not None and array.dtype.kind == "f" and bool(is_wrong(array).any())
+
+
 def _holds(trial: Trial, is_wrong: np.ufunc, place: Place) -> bool:
-    array = trial.values[place]
-    return array.dtype.kind == "f" and bool(is_wrong(array).any())
+    return _are(is_wrong, trial.values[place])
 
 
 def _infinite_before(trial: Trial, places: list[str]) -> list[str]:

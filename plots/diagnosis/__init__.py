@@ -24,6 +24,7 @@ from dataclasses import replace
 from plots.annotations import Note, counted
 from plots.diagnosis import (  # noqa: F401 - they register their rules
     attention_rules,
+    convolution_rules,
     cross_attention_rules,
     embedding_rules,
     gradient_rules,

@@ -25,6 +25,7 @@ from plots.diagnosis.placement_rules import begins_at_a_norm, meets_a_norm
 from plots.diagnosis.rules import listed
 from plots.graph import Graph, Node
 from plots.layers import (
+    RESAMPLING,
     is_identity_like,
     is_linear_projection,
     is_norm,
@@ -86,13 +87,21 @@ def _concatenated_skips(graph: Graph) -> int:
 
     def origin(node_id: str) -> str:
         node, sources = graph.node(node_id), flow.sources[node_id]
-        passes_on = is_identity_like(node) or is_rearrangement(node)
+        passes_on = is_identity_like(node) or is_rearrangement(node) or node.is_a(RESAMPLING)
         return origin(sources[0]) if passes_on and len(sources) == 1 else node_id
+
+    begun: dict[str, list[str]] = {}
+    for path in graph.skip_paths:
+        begun.setdefault(path.target, []).append(path.source)
 
     def is_bypass(first: str, second: str) -> bool:
         is_computed = flow.depends_on_input(first) and flow.depends(second, on=first)
-        return is_computed and any(
-            graph.node(node_id).parameters for node_id in flow.between(first, [second])
+        # A stream that is changed by another one, as in RevNet, is no way past something.
+        is_stream = any(not flow.depends(source, on=first) for source in begun.get(second, ()))
+        return (
+            is_computed
+            and not is_stream
+            and any(graph.node(node_id).parameters for node_id in flow.between(first, [second]))
         )
 
     found = 0

@@ -9,7 +9,7 @@ from plots.annotations import Note
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node
-from plots.layers import is_additive_merge, is_reversed_embedding
+from plots.layers import is_additive_merge, is_identity_like, is_reversed_embedding
 from plots.shape_values import value_of
 from plots.traversal import data_flow
 
@@ -87,6 +87,54 @@ def too_few_rows(graph: Graph) -> Iterator[Note]:
                     f"input_dim={int(ids.max()) + 1}.",
                     _EMBEDDING,
                 )
+
+
+@diagnosis_rule("ids_beyond_the_table")
+def ids_beyond_the_table(graph: Graph) -> Iterator[Note]:
+    """A table has fewer rows than there are ids that a model computes or looks up."""
+    for node in _lookups(graph):
+        rows, given = node.config.get("input_dim"), graph.incoming[node.id][0]
+        found = _range_of(graph, given.source)
+        if isinstance(rows, int) and found is not None and found[1] >= rows:
+            yield finding(
+                [node.id],
+                f"Ids beyond the table: {named(graph, [node.id])} has {rows} rows, and "
+                f"{named(graph, [given.source])} returns ids up to {found[1]}. Backends return "
+                f"zeros or other rows there, or fail. Take input_dim={found[1] + 1}.",
+                _EMBEDDING,
+            )
+
+
+def _range_of(graph: Graph, node_id: str) -> tuple[int, int] | None:
+    """Return the smallest and the largest integer that a call may return; None if unknown."""
+    node = graph.node(node_id)
+    ranges = [_range_of(graph, edge.source) for edge in graph.incoming[node_id]]
+    numbers = [c.value for c in node.constants if type(c.value) is int]
+    if node.is_a({"Hashing"}) and type(bins := node.config.get("num_bins")) is int:
+        return 0, bins - 1
+    if node.operation in ("Mod", "Remainder", "FloorMod") and len(ranges) == len(numbers) == 1:
+        return (0, numbers[0] - 1) if numbers[0] > 0 else None
+    if node.operation == "Where":
+        values = [
+            own
+            for edge, own in zip(graph.incoming[node_id], ranges, strict=True)
+            if edge.port != "condition"
+        ] + [(n, n) for n in numbers]
+        known = [own for own in values if own is not None]
+        is_known = len(known) == len(values) and bool(known)
+        return (min(n for n, _ in known), max(n for _, n in known)) if is_known else None
+    if len(ranges) != 1 or ranges[0] is None:
+        return None
+    low, high = ranges[0]
+    if is_identity_like(node):
+        return low, high
+    if is_additive_merge(node) and len(numbers) == 1:
+        return low + numbers[0], high + numbers[0]
+    if node.operation == "Minimum" and len(numbers) == 1:
+        return min(low, numbers[0]), min(high, numbers[0])
+    if node.operation == "Maximum" and len(numbers) == 1:
+        return max(low, numbers[0]), max(high, numbers[0])
+    return None
 
 
 def _lookups(graph: Graph) -> list[Node]:

@@ -12,6 +12,8 @@ from plots.graph import Graph
 from plots.layers import LINEAR_PROJECTIONS, is_linear_projection, is_norm
 
 _SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 6.2.2.3"
+_LOG_SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 4.1"
+_NEVER_NEGATIVE = {"Abs", "Absolute", "Exp", "Norm", "Softplus", "Sqrt", "Square"}
 _DROPPED = "Srivastava et al. 2014, Dropout, section 4"
 
 
@@ -52,6 +54,44 @@ def clipped_logits(graph: Graph) -> Iterator[Note]:
                     f"{activation} cannot make a class unlikely. Leave the ReLU out.",
                     _SOFTMAX,
                 )
+
+
+@diagnosis_rule("sigmoid_of_a_distance")
+def sigmoid_of_a_distance(graph: Graph) -> Iterator[Note]:
+    """A head is the sigmoid of a number that is never negative, such as a distance."""
+    for output, _ in dict.fromkeys(graph.outputs):
+        last = last_call(graph, output)
+        if activation_of(last) != "sigmoid" or last.operation in LINEAR_PROJECTIONS:
+            continue
+        edges = graph.incoming[last.id]
+        before = past_dropouts(graph, edges[0]) if len(edges) == 1 else None
+        if before is not None and before.is_a(_NEVER_NEGATIVE):
+            yield finding(
+                [last.id, before.id],
+                f"A sigmoid of numbers that are never negative: {named(graph, [last.id])} takes "
+                f"the output of {named(graph, [before.id])}, so that it is never below 0.5. Put a "
+                "Dense between them, or take a loss of distances.",
+                _SOFTMAX,
+            )
+
+
+@diagnosis_rule("log_of_softmax")
+def log_of_softmax(graph: Graph) -> Iterator[Note]:
+    """The logarithm of a softmax, which is minus infinity where that is rounded to 0."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.operation == "Log" and len(graph.incoming[node.id]) == 1:
+            before = past_dropouts(graph, graph.incoming[node.id][0])
+            if before is not None and activation_of(before) == "softmax":
+                places[node.id] = before.id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A logarithm of a softmax: {doing(graph, [*places], 'take')} probabilities of "
+            f"{named(graph, [*places.values()])}, which are 0 for scores far below the largest, "
+            "so that the logarithm is minus infinity. Take ops.log_softmax.",
+            _LOG_SOFTMAX,
+        )
 
 
 @diagnosis_rule("clipped_scores")

@@ -33,16 +33,17 @@ def linear_after_linear(graph: Graph) -> Iterator[Note]:
             width, inner, outer = _widths(graph, first, node)
             if width and inner and outer and inner >= min(width, outer):
                 pairs[node.id] = first.id, inner >= max(width, outer)
+    firsts = {first for first, _ in pairs.values()}
     for second, (first_id, is_wide) in pairs.items():
-        if is_wide or first_id in pairs or second in [first for first, _ in pairs.values()]:
-            width, inner, outer = _widths(graph, graph.node(first_id), graph.node(second))
-            yield finding(
-                [first_id, second],
-                f"No activation between {named(graph, [first_id])} and {named(graph, [second])}: "
-                f"two linear maps in series, {width} to {inner} to {outer}, compute no more than "
-                f"one from {width} to {outer}. Give the first one an activation.",
-                _LINEAR,
-            )
+        width, inner, outer = _widths(graph, graph.node(first_id), graph.node(second))
+        is_one_of_many = first_id in pairs or second in firsts
+        yield (finding if is_wide or is_one_of_many else remark)(
+            [first_id, second],
+            f"No activation between {named(graph, [first_id])} and {named(graph, [second])}: "
+            f"two linear maps in series, {width} to {inner} to {outer}, compute no more than "
+            f"one from {width} to {outer}. Give the first one an activation.",
+            _LINEAR,
+        )
 
 
 def _widths(graph: Graph, first: Node, second: Node) -> tuple[int | None, ...]:

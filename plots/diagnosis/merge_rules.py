@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from plots.annotations import Note, SkipPath, shape_text
-from plots.diagnosis.activations import activation_of
+from plots.diagnosis.activations import CLIPPED, activation_of
 from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
+    CONVOLUTIONS,
     DROPOUTS,
     LINEAR_PROJECTIONS,
     RECURRENT,
@@ -30,6 +31,7 @@ from plots.traversal import data_flow
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
 _HIGHWAY = "Srivastava et al. 2015, Highway Networks, section 2"
+_GLU = "Dauphin et al. 2017, Language Modeling with Gated Convolutional Networks, section 3"
 _U_NET = "Ronneberger et al. 2015, U-Net, section 2"
 _DROPOUT = "Srivastava et al. 2014, Dropout, section 4; keras.io/api/layers/regularization_layers"
 _DROPPED = "Vaswani et al. 2017, Attention Is All You Need, section 5.4"
@@ -210,6 +212,67 @@ def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
             yield from _terms(graph, node)
         else:
             yield node.id, edge.output if node.id == edge.source else 0
+
+
+@diagnosis_rule("gate_that_is_added")
+def gate_that_is_added(graph: Graph) -> Iterator[Note]:
+    """A sigmoid of one projection is added to another projection of the same tensor."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        if not is_additive_merge(node) or len(edges) != 2 or node.constants:
+            continue
+        gates = [end for edge in edges if (end := past_dropouts(graph, edge, only=True))]
+        of = [_projected(graph, gate) for gate in gates]
+        is_gate = [activation_of(gate) == "sigmoid" for gate in gates]
+        if sorted(is_gate) == [False, True] and None not in of and len({*of}) == 1:
+            places[node.id] = gates[is_gate.index(True)].id
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A gate that is added: {doing(graph, [*places], 'add')} the sigmoid of "
+            f"{named(graph, [*places.values()])} to another projection of the same tensor, which "
+            "it cannot close. A gated linear unit multiplies them.",
+            _GLU,
+        )
+
+
+def _projected(graph: Graph, node: Node) -> tuple[str, int] | None:
+    """Return the tensor that a projection takes, also before an activation; None if there is none.
+
+    Its id and output.
+    """
+    edges = graph.incoming[node.id]
+    if not node.is_a(LINEAR_PROJECTIONS | CONVOLUTIONS) and len(edges) == 1:
+        node = graph.node(edges[0].source)
+        edges = graph.incoming[node.id]
+    is_projection = node.is_a(LINEAR_PROJECTIONS | CONVOLUTIONS)
+    return (edges[0].source, edges[0].output) if is_projection and edges else None
+
+
+@diagnosis_rule("relu_after_one_addition")
+def relu_after_one_addition(graph: Graph) -> Iterator[Note]:
+    """One block of several has a ReLU after its addition, on the skip path of the next ones."""
+    merges: dict[object, dict[str, str]] = {}
+    for path in graph.skip_paths:
+        if is_additive_merge(graph.node(path.target)) and not path.gated:
+            takers = [graph.node(edge.target) for edge in graph.outgoing[path.target]]
+            is_clipped = len(takers) == 1 and activation_of(takers[0]) in CLIPPED
+            is_alone = is_clipped and takers[0].operation not in LINEAR_PROJECTIONS
+            shape = graph.node(path.target).outputs[0].shape
+            merges.setdefault(shape, {})[path.target] = takers[0].id if is_alone else ""
+    for own in merges.values():
+        before_the_last = sorted(own, key=graph.index.__getitem__)[:-1]
+        clipped = [merge for merge in before_the_last if own[merge]]
+        if len(clipped) == 1 < len(before_the_last):
+            yield finding(
+                [*clipped, own[clipped[0]]],
+                f"A ReLU after one of {len(own)} additions: {named(graph, [own[clipped[0]]])} sets "
+                f"the negative numbers of {named(graph, clipped)} to 0, also on the skip path of "
+                "the next block, and the other blocks have none. Blocks that begin with their "
+                "norm and activation have none after the addition.",
+                _IDENTITY,
+            )
 
 
 @diagnosis_rule("branch_ends_with_relu")

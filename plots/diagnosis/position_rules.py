@@ -17,6 +17,7 @@ from plots.traversal import data_flow
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
 _ROPE = "Su et al. 2021, RoFormer, section 3.2"
+_VIT = "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, section 3.1"
 _SWIN = "Liu et al. 2021, Swin Transformer, section 3.2, figure 4"
 _ADDED = {"fixed", "learned", "sinusoidal"}
 _MIXERS = RECURRENT | {"Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D"}
@@ -53,6 +54,34 @@ def _is_vector(constant: Constant, merge: Node) -> bool:
     shape = merge.outputs[0].shape
     is_fixed = constant.digest is not None and not constant.pattern and not merge.opened
     return is_fixed and len(shape) == 3 and width == shape[-1] != 1 and set(others) <= {1}
+
+
+@diagnosis_rule("one_vector_for_all_patches")
+def one_vector_for_all_patches(graph: Graph) -> Iterator[Note]:
+    """A trained vector is added to all patches of an image alike, and nothing tells them apart."""
+    attentions = attentions_with_masks(graph)[0]
+    if not attentions or kinds_of_positions(graph, attentions):
+        return
+    flow = data_flow(graph)
+    tables = Tables(graph, flow)
+    images = [i for i in graph.inputs if len(graph.node(i).outputs[0].shape) == 4]
+    places = [
+        node.id
+        for node in graph.nodes
+        if is_additive_merge(node)
+        and len(node.outputs[0].shape) == 3
+        and any(flow.depends(node.id, on=image) for image in images)
+        and any(flow.depends(attention.id, on=node.id) for attention in attentions)
+        and any(axes == {-1} and tables.is_learned(o) for o, axes in tables.fixed_operands(node))
+    ]
+    if places:
+        yield finding(
+            places,
+            f"The same vector at every patch: {doing(graph, places, 'add')} one trained vector to "
+            "all of them, so that it tells none of them from another, and the model sees an image "
+            "as a set of patches. Add a table with a row for each patch.",
+            _VIT,
+        )
 
 
 @diagnosis_rule("rotations")
@@ -268,7 +297,7 @@ def one_frequency(graph: Graph) -> Iterator[Note]:
         if any(c.pattern == "sinusoids of one frequency" for c in node.constants)
     ]
     if places:
-        yield remark(
+        yield finding(
             places,
             f"Sinusoids of one frequency: the table of positions at {named(graph, places)} has the "
             "same sine and cosine in all of its features, so that far positions are hard to tell "

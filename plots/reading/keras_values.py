@@ -222,6 +222,8 @@ def _sizes(weights: Mapping[int, Any], trained: Collection[int]) -> dict[str, An
     }
 
 
+_SAME_FEATURE = 0.05  # largest difference of two features of one frequency
+_MOST_OF_ONE_FREQUENCY = 4
 _GENERATED = re.compile(r"\b(variable|keras_tensor)_\d+\b")
 
 
@@ -305,8 +307,24 @@ def _pattern(array: Any) -> str:
         return "equal rows"
     if array.dtype.kind != "f" or not _are_sinusoids(array):
         return ""
-    columns = np.unique(array.reshape(-1, array.shape[-1]).round(4), axis=1).shape[1]
-    return "sinusoids of one frequency" if columns < 3 < array.shape[-1] else "sinusoids"
+    return "sinusoids of one frequency" if _is_of_one_frequency(array) else "sinusoids"
+
+
+def _is_of_one_frequency(array: Any) -> bool:
+    """Return whether features (.., t, d) are one sine and one cosine, up to rounding.
+
+    A sine and a cosine of the frequency 0, which are 0 and 1, may be beside them.
+    """
+    import numpy as np
+
+    columns = array.reshape(-1, array.shape[-1]).T
+    different: list[Any] = []
+    for column in columns:
+        is_known = any(np.abs(column - other).max() < _SAME_FEATURE for other in different)
+        different += [] if is_known else [column]
+        if len(different) > _MOST_OF_ONE_FREQUENCY:
+            return False
+    return len(columns) > len(different) + 1
 
 
 def _depends_on_distance(array: Any) -> bool:

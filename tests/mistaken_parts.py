@@ -1,0 +1,87 @@
+"""Small models with mistakes in their tables, gates, convolutions or numbers, and put right.
+
+Each builder takes whether to make the mistake.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import layers, ops
+from mistaken_models import CLASSES, encoder, labels
+from model_bricks import D, T, Table, attend, conv, ffn, of_image, stacked
+
+
+def one_vector_for_all_patches(wrong):
+    def model(image):
+        x = layers.Reshape((16, D))(layers.Conv2D(D, 4, strides=4)(image))
+        return labels(stacked(x + Table(1 if wrong else 16)(x), attend, ffn))
+
+    return of_image(model)
+
+
+def one_frequency(wrong):
+    exponents = np.arange(D) / D
+    angles = np.arange(T)[:, None] * (exponents**1e-4 if wrong else 1e-4**exponents)
+    table = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype("float32")
+    return encoder(attend, ffn, positions=lambda x: table[:, ::2])
+
+
+def ids_beyond_the_table(wrong):
+    ids = keras.Input((T,), dtype="int32")
+    buckets = ops.where(ops.equal(ids, 0), 0, ops.mod(ids, 29) + 1)
+    return keras.Model(ids, labels(layers.Embedding(29 if wrong else 30, D)(buckets)))
+
+
+def relu_after_one_addition(wrong):
+    def model(image):
+        x = layers.Conv2D(7, 3, padding="same")(image)
+        for number in range(3):
+            y = layers.ReLU()(layers.BatchNormalization()(x))
+            x = layers.Add()([x, layers.Conv2D(7, 3, padding="same")(y)])
+            x = layers.ReLU()(x) if wrong and number == 1 else x
+        return layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(layers.ReLU()(x)))
+
+    return of_image(model)
+
+
+def sigmoid_of_a_distance(wrong):
+    first, second = keras.Input((5,)), keras.Input((5,))
+    code = layers.Dense(7, activation="tanh")
+    squares = ops.square(code(first) - code(second))
+    distance = ops.sqrt(ops.sum(squares, axis=-1, keepdims=True) + 1e-6)
+    y = ops.sigmoid(distance) if wrong else layers.Dense(1, activation="sigmoid")(distance)
+    return keras.Model([first, second], y)
+
+
+def log_of_softmax(wrong):
+    x = keras.Input((5,))
+    scores = layers.Dense(CLASSES)(layers.Dense(11, activation="tanh")(x))
+    return keras.Model(x, ops.log(ops.softmax(scores)) if wrong else ops.log_softmax(scores))
+
+
+def gate_that_is_added(wrong):
+    x = keras.Input((T, D))
+    y, gate = layers.Dense(7)(x), layers.Dense(7, activation="sigmoid")(x)
+    return keras.Model(x, labels(y + gate if wrong else y * gate))
+
+
+def skipped_pixels(wrong):
+    def model(image):
+        x = layers.Conv2D(7, 1 if wrong else 2, strides=2, activation="relu")(conv(image))
+        return layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(x))
+
+    return of_image(model)
+
+
+def narrowing_linear_layers(wrong):
+    x = keras.Input((31,))
+    y = layers.Dense(17, activation=None if wrong else "relu")(x)
+    return keras.Model(x, layers.Dense(CLASSES)(y))
+
+
+def divided_by_a_deviation(wrong):
+    x = keras.Input((T, 1))
+    deviation = ops.std(x, axis=1, keepdims=True) + (0.0 if wrong else 1e-3)
+    scaled = (x - ops.mean(x, axis=1, keepdims=True)) / deviation
+    return keras.Model(x, layers.Dense(CLASSES)(layers.Flatten()(scaled)))
