@@ -14,10 +14,10 @@ from functional_models.corpora import Corpus, ParallelCorpus
 from functional_models.corpora.stored import in_pieces
 from functional_models.tokenizers import Tokenizer
 
-TOKENS = 1024
-"""Tokens that are measured, at most, unless a row has more; fewer with a vocabulary above 65,536.
+TOKENS = 512
+"""Tokens that are measured, at most, unless a row has more; fewer with a vocabulary above 131,072.
 
-Small models take nearly as long for a quarter of them."""
+A model of the demo takes a quarter more time for twice as many."""
 
 _LOGITS = 2**26
 
