@@ -1,6 +1,7 @@
 """Closed namespaces, and annotations of folded graphs: streams, skip paths, overlays and notes."""
 
 import functools
+import itertools
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import plots_models
 import pytest
 from keras import layers
 
+import builders
 import plots
 from plots.graph import check_graph
 from plots.hierarchy import depth_of, find_namespaces
@@ -246,3 +248,23 @@ def test_a_call_after_the_last_block_is_not_part_of_the_folded_block():
     folded = plots.fold(plots.read_graph(first_token_of_a_stack()))
     outside = [node.class_name for node in folded.nodes if find_namespaces(folded)[node.id] == ""]
     assert outside == ["InputLayer", "GetItem", "Dense"]
+
+
+def test_a_merge_is_closed_with_the_skip_path_that_leads_to_it():
+    """The streams of hyper-connections are mixed inside of the sublayer."""
+    model = builders.build("hyper_connections", abstract=True, kind="decoder_only")
+    graph = plots.fold(mark_skip_paths(plots.read_graph(model)), depth=2)
+    names = ["self_attention", "feedforward"]
+    closed = [graph.node(f"decoder.block_{i}.{name}.*") for i in range(2) for name in names]
+    assert [node.config["skip_paths"] for node in closed] == [1] * 4
+    assert not [node.id for node in graph.nodes if node.id.endswith(".residual")]
+    line = list(itertools.pairwise(node.id for node in closed))
+    assert set(line) <= set(graph.stream)
+
+
+def test_the_terms_of_a_sum_have_no_labels():
+    x = keras.Input((5,), name="x")
+    two = keras.Model(y := keras.Input((5,)), [layers.Dense(5)(y), layers.Dense(5)(y)], name="two")
+    for merge, number in ((layers.Add, 0), (layers.Subtract, 1), (layers.Concatenate, 1)):
+        drawn = plots.to_mermaid(plots.read_graph(keras.Model(x, merge()(two(x)))))
+        assert drawn.count("inputs.1") == number

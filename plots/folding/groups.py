@@ -111,7 +111,25 @@ def close_groups(graph: Graph, depth: int) -> Graph:
         if depth_of(namespace) > depth:
             name = ".".join(namespace.split(".")[: depth + 1])
             members.setdefault(name, []).append(graph.node(node_id))
+    _take_merges_of_closed_paths(graph, members)
     return close(graph, members)
+
+
+def _take_merges_of_closed_paths(graph: Graph, members: Mapping[str, list[Node]]) -> None:
+    """Add a merge to the group of its sublayer if its skip path runs through calls of the group.
+
+    Such as that of hyper-connections, whose streams are mixed on the way: outside, the merge would
+    take all from one box.
+    """
+    group_of = {node.id: name for name, nodes in members.items() for node in nodes}
+    for path in graph.skip_paths:
+        merge = graph.node(path.target)
+        groups = {group_of.get(node_id, "") for node_id in path.through}
+        if len(groups) == 1 and merge.id not in group_of:
+            (name,) = groups
+            if name and f"{merge.namespace}.".startswith(f"{name}."):
+                members[name].append(merge)
+                group_of[merge.id] = name
 
 
 def close(graph: Graph, members: Mapping[str, list[Node]]) -> Graph:

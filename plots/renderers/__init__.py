@@ -393,9 +393,12 @@ def notes_at(node: Node, graph: Graph) -> list[Note]:
 
 
 def edge_labels(edge: Edge, graph: Graph, is_parallel: bool) -> list[str]:
-    """Return the labels of an edge: a minus, its argument if it has parallels, letters, values."""
+    """Return the labels of an edge: a minus, its argument if it has parallels, letters, values.
+
+    The terms of a sum are alike.
+    """
     words = ["−"] if is_subtracted(edge, graph) else []
-    words += [edge.port] if is_parallel else []
+    words += [edge.port] if is_parallel and merge_sign(graph.node(edge.target)) != "+" else []
     words += [" ".join(edge.tensor.letters)] if edge.tensor.letters else []
     return words + [o.text(edge.id) for o in graph.overlays if edge.id in o.values]
 
