@@ -157,6 +157,9 @@ SHAPE_TRAIT = "shape only"
 JOINS = {"joins masks": "LogicalAnd", "adds": "Add"}
 """Traits of layers that join their inputs by one operation, in whatever layout."""
 
+ADDS_LOSSES = "adds losses"
+"""Trait of the calls inside of an opened layer whose `call` adds a loss."""
+
 TRACED = "traced"
 """Trait of every layer whose calls inside were found by calling it on symbolic tensors."""
 

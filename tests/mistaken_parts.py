@@ -85,3 +85,49 @@ def divided_by_a_deviation(wrong):
     deviation = ops.std(x, axis=1, keepdims=True) + (0.0 if wrong else 1e-3)
     scaled = (x - ops.mean(x, axis=1, keepdims=True)) / deviation
     return keras.Model(x, layers.Dense(CLASSES)(layers.Flatten()(scaled)))
+
+
+def not_adapted(wrong):
+    layer = layers.Normalization()
+    layer.build((None, 5))
+    if not wrong:
+        layer.adapt(np.random.default_rng(3).normal(2, 3, (17, 5)))
+    x = keras.Input((5,))
+    return keras.Model(x, layers.Dense(CLASSES)(layers.Dense(7, activation="relu")(layer(x))))
+
+
+def embedding_of_one_hot_vectors(wrong):
+    ids = keras.Input((1,), dtype="int32")
+    encode = layers.CategoryEncoding(num_tokens=11, output_mode="one_hot")
+    return keras.Model(ids, labels(layers.Embedding(11, D)(encode(ids) if wrong else ids)))
+
+
+def dropout_on_probabilities(wrong):
+    x = keras.Input((5,))
+    y = layers.Dropout(0.0 if wrong else 0.2)(layers.Dense(17, activation="relu")(x))
+    y = layers.Dense(CLASSES, activation="softmax")(y)
+    return keras.Model(x, layers.Dropout(0.2)(y) if wrong else y)
+
+
+def log_of_zero(wrong):
+    x = keras.Input((T, D))
+    energy = ops.mean(ops.square(x), axis=-1)
+    return keras.Model(x, layers.Dense(CLASSES)(ops.log(energy if wrong else energy + 1e-6)))
+
+
+def root_of_zero(wrong):
+    first, second = keras.Input((5,)), keras.Input((5,))
+    code = layers.Dense(7, activation="tanh")
+    squares = ops.sum(ops.square(code(first) - code(second)), axis=-1, keepdims=True)
+    distance = ops.sqrt(squares if wrong else squares + 1e-6)
+    return keras.Model([first, second], layers.Dense(1, activation="sigmoid")(distance))
+
+
+def scale_never_below_one(wrong):
+    x = keras.Input((5,))
+    y = layers.Dense(11, activation="relu")(x)
+    logarithm = layers.Dense(3, activation="relu" if wrong else None)(y)
+    z = layers.Dense(3)(y) + ops.exp(0.5 * logarithm) * layers.GaussianNoise(1.0)(
+        ops.zeros_like(logarithm)
+    )
+    return keras.Model(x, layers.Dense(5)(z))

@@ -246,7 +246,7 @@ DESCRIBED = {
     "U-net": (u_net, "^Residual network: 3 residual paths, 1 concatenated skip connection"),
     "U-net without sums": (
         plain_u_net,
-        "^Network with 2 concatenated skip connections and no residual paths: ",
+        "^Network with 2 concatenated skip connections: ",
     ),
     "parallel convolutions": (
         lambda: of_image(lambda x: layers.Concatenate()([conv(x), conv(x)])),

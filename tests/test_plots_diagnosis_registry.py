@@ -154,7 +154,7 @@ def test_nothing_looks_wrong_in_a_backbone_of_keras_hub(name):
                 "EfficientNetB0": "9 residual paths; BatchNormalization last on the branch",
                 "ConvNeXtTiny": "18 residual paths; LayerNormalization;",
                 "InceptionResNetV2": "40 residual paths; BatchNormalization",
-                "DenseNet121": "Network with 58 concatenated skip connections and no residual",
+                "DenseNet121": "Network with 58 concatenated skip connections: ",
                 "VGG16": "Network without skip paths: 16 layers with weights",
             }.items()
         ),

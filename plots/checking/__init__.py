@@ -36,7 +36,7 @@ from plots.checking.attention import seen_by_attentions
 from plots.checking.batch import check_batch
 from plots.checking.biases import check_biases
 from plots.checking.causality import check_causality
-from plots.checking.frozen import check_frozen
+from plots.checking.frozen import check_adapted, check_frozen
 from plots.checking.numbers import check_numbers
 from plots.checking.order import check_order
 from plots.checking.padding import check_padding
@@ -165,6 +165,7 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
             run("dead weights", lambda: check_weights(trial))
             run("equal units", lambda: check_units(trial))
             run("frozen weights", lambda: check_frozen(trial))
+            run("normalization", lambda: check_adapted(trial))
         run("sharing", lambda: check_sharing(trial.graph))
     failure = "" if "values" in vars(trial) else failures.get("numbers", "")
     return Results(tuple(found), seen, trial.samples.cut, failure)

@@ -1,4 +1,4 @@
-"""Frozen weights that hold the random numbers they were made with."""
+"""Weights that are not trained, and hold the numbers they were made with."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from plots.measuring.execution import as_array
 from plots.reading.keras_values import weights_of
 
 _FROZEN = "Keras guide, keras.io/guides/transfer_learning"
+_ADAPT = "Keras API, keras.layers.Normalization"
 _FEWEST = 100
 _NEAR = 0.05
 
@@ -42,6 +43,34 @@ def check_frozen(trial: Trial) -> Iterator[Check]:
             "them, or train them, unless random features are meant."
         )
         yield Check("dead weights", "dead", Note("remark", tuple(places), text, _FROZEN))
+
+
+def check_adapted(trial: Trial) -> Iterator[Check]:
+    """Yield a remark about `Normalization` layers that have seen no data."""
+    import keras
+
+    places = [
+        call.results[0][0]
+        for call in trial.calls
+        if isinstance(call.record.operation, keras.layers.Normalization)
+        and call.results[0][0] in trial.graph.index
+        and _is_new(call.record.operation)
+    ]
+    if places:
+        text = (
+            f"A Normalization without data: {doing(trial.graph, places, 'return')} its input "
+            "unchanged, since its mean is 0 and its variance 1, as they are before `adapt`. Call "
+            "adapt(data) before training; a loaded model keeps both."
+        )
+        yield Check("numbers", "unchanged", Note("remark", tuple(places), text, _ADAPT))
+
+
+def _is_new(layer: Any) -> bool:
+    """Return whether the mean is 0 and the variance 1, and neither was given."""
+    if layer.input_mean is not None or not layer.built:
+        return False
+    mean, variance = as_array(layer.adapt_mean.value), as_array(layer.adapt_variance.value)
+    return not mean.any() and bool((variance == 1).all())
 
 
 def _is_as_drawn(layer: Any) -> bool:

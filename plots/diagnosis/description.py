@@ -71,7 +71,7 @@ def description_of(graph: Graph) -> str:
         text = f"Network {has} skip paths{' that the graph shows' if closed else ''}"
         if joined := _concatenated_skips(graph):
             seen = f"{counted(len(attentions), 'attention')}, " if attentions else ""
-            text = f"Network with {seen}{_joined_in_words(joined)} and no residual paths"
+            text = f"Network with {seen}{_joined_in_words(joined)}"
         text += ": "
         text += f"{counted(layers, 'layer')} with weights"
         text += f", {len(closed)} of them closed ({classes_in_words(closed)})" if closed else ""

@@ -10,6 +10,7 @@ from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
 from plots.diagnosis.zeros import KEEP_ZERO, function_of, has_bias
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.layers import (
+    ADDS_LOSSES,
     LINEAR_PROJECTIONS,
     PRODUCTS,
     RESAMPLING,
@@ -57,7 +58,9 @@ def no_gradient(graph: Graph) -> Iterator[Note]:
     trained = {graph.node(node_id).layer for node_id in (*ends, *flow.ancestors(*ends))}
     places: dict[tuple[str, ...], list[str]] = {}
     for node in graph.nodes:
-        if node.trainable_parameters and node.layer not in trained and node.id == node.layer:
+        has_own_loss = ADDS_LOSSES in node.traits
+        is_first = node.id == node.layer and not has_own_loss
+        if node.trainable_parameters and node.layer not in trained and is_first:
             places.setdefault(_blocks(flow, node), []).append(node.id)
     for blocks, ids in places.items():
         why = (

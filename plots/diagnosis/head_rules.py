@@ -8,11 +8,14 @@ from plots.annotations import Note, shape_text
 from plots.diagnosis.activations import CLIPPED, activation_of, last_call
 from plots.diagnosis.projections import KEPT_IN_INFERENCE, past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
-from plots.graph import Graph
-from plots.layers import LINEAR_PROJECTIONS, is_linear_projection, is_norm
+from plots.graph import Graph, Node
+from plots.layers import LINEAR_PROJECTIONS, is_linear_projection, is_norm, is_subtraction
+from plots.traversal import data_flow
 
 _SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 6.2.2.3"
 _LOG_SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 4.1"
+_ROOT = "docs.jax.dev/en/latest/faq.html, gradients contain NaN where using where"
+_PROBABILITIES = ("sigmoid", "softmax")
 _NEVER_NEGATIVE = {"Abs", "Absolute", "Exp", "Norm", "Softplus", "Sqrt", "Square"}
 _DROPPED = "Srivastava et al. 2014, Dropout, section 4"
 
@@ -195,6 +198,16 @@ def dropout_on_logits(graph: Graph) -> Iterator[Note]:
             elif node.class_name not in ("Activation", "Softmax", *KEPT_IN_INFERENCE):
                 break
             node = before
+    known = {d: i for d, i in places.items() if activation_of(graph.node(i)) in _PROBABILITIES}
+    if known:
+        yield finding(
+            [*known, *known.values()],
+            f"A dropout on probabilities: {doing(graph, [*known], 'set')} those of "
+            f"{named(graph, [*known.values()])} to 0 in training, whose logarithm in a loss is "
+            "minus infinity. Dropouts belong before the last layer.",
+            _DROPPED,
+        )
+    places = {dropout: last for dropout, last in places.items() if dropout not in known}
     if places:
         yield remark(
             [*places, *places.values()],
@@ -202,4 +215,65 @@ def dropout_on_logits(graph: Graph) -> Iterator[Note]:
             f"{named(graph, [*places.values()])} to 0 in training, also that of the right class. "
             "Dropouts belong before the last layer.",
             _DROPPED,
+        )
+
+
+@diagnosis_rule("log_of_zero")
+def log_of_zero(graph: Graph) -> Iterator[Note]:
+    """The logarithm of numbers that may be 0: of a ReLU, or of squares of an input."""
+    flow = data_flow(graph)
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.operation not in ("Log", "Log10", "Log2") or len(graph.incoming[node.id]) != 1:
+            continue
+        before = past_dropouts(graph, graph.incoming[node.id][0])
+        while before is not None and before.operation in ("Mean", "Sum"):
+            before = past_dropouts(graph, graph.incoming[before.id][0])
+        if before is None or not flow.depends_on_input(before.id):
+            continue
+        is_square = before.operation in ("Abs", "Absolute", "Square") or _is_square(graph, before)
+        sources = [graph.node(i) for i in (before.id, *flow.ancestors(before.id))]
+        is_of_input = is_square and not any(source.parameters for source in sources)
+        if is_of_input or activation_of(before) in CLIPPED:
+            places[node.id] = before.id
+    if places:
+        yield finding(
+            [*places, *places.values()],
+            f"A logarithm of 0: {doing(graph, [*places], 'take')} numbers of "
+            f"{named(graph, [*places.values()])}, which may be 0, so that the result is minus "
+            "infinity. Add a small number first, or take ops.log1p.",
+            _LOG_SOFTMAX,
+        )
+
+
+def _is_square(graph: Graph, node: Node) -> bool:
+    """Return whether a call returns even powers of what it takes, or its product with itself."""
+    exponents = [c.value for c in node.constants if isinstance(c.value, int | float)]
+    edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+    if node.operation == "Power":
+        return len(edges) == 1 and len(exponents) == 1 and exponents[0] in (2, 4)
+    ends = {(edge.source, edge.output) for edge in edges}
+    return node.is_a({"Multiply"}) and len(edges) == 2 and len(ends) == 1
+
+
+@diagnosis_rule("root_of_zero")
+def root_of_zero(graph: Graph) -> Iterator[Note]:
+    """The distance of two outputs of the same layers is a root without a small number."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.operation not in ("Sqrt", "Norm") or len(graph.incoming[node.id]) != 1:
+            continue
+        before = graph.node(graph.incoming[node.id][0].source)
+        while before.operation in ("Mean", "Square", "Sum") or _is_square(graph, before):
+            before = graph.node(graph.incoming[before.id][0].source)
+        terms = [last_call(graph, edge.source).layer for edge in graph.incoming[before.id]]
+        if is_subtraction(before) and len(terms) == 2 and len({*terms}) == 1:
+            places[node.id] = before.id
+    if places:
+        yield finding(
+            [*places, *places.values()],
+            f"A root of 0: {doing(graph, [*places], 'take')} the distance of two outputs of the "
+            "same layers, which is 0 for two equal inputs, where the gradient of the root is "
+            "infinite, and NaN after a product with 0. Add a small number before the root.",
+            _ROOT,
         )

@@ -160,3 +160,22 @@ def embedding_of_floats(graph: Graph) -> Iterator[Note]:
                     "the ids themselves; normalised numbers go to a Dense.",
                     _EMBEDDING,
                 )
+
+
+@diagnosis_rule("embedding_of_one_hot_vectors")
+def embedding_of_one_hot_vectors(graph: Graph) -> Iterator[Note]:
+    """A table is looked up by the zeros and ones of one-hot vectors."""
+    for node in graph.nodes:
+        if node.is_a({"Embedding"}) and graph.incoming[node.id]:
+            before = graph.node(graph.incoming[node.id][0].source)
+            modes = ("one_hot", "multi_hot")
+            if before.operation in ("OneHot", "MultiHot") or (
+                before.is_a({"CategoryEncoding"}) and before.config.get("output_mode") in modes
+            ):
+                yield finding(
+                    [node.id, before.id],
+                    f"An Embedding of one-hot vectors: {named(graph, [node.id])} takes those of "
+                    f"{named(graph, [before.id])}, and looks up its rows 0 and 1 alone. Give it "
+                    "the ids themselves, or a Dense the one-hot vectors.",
+                    _EMBEDDING,
+                )

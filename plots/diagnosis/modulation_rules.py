@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.diagnosis.activations import BENT, activation_of
+from plots.diagnosis.activations import BENT, CLIPPED, activation_of
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     PARTS,
@@ -149,6 +149,29 @@ def variance_for_deviation(graph: Graph) -> Iterator[Note]:
             f"A variance for a deviation: {named(graph, [*places])} of the log variance "
             f"{named(graph, [*places.values()])} is a variance, and something is multiplied by "
             "it. Noise is scaled by the standard deviation: exp(0.5 * log_variance).",
+            _KINGMA,
+        )
+
+
+@diagnosis_rule("scale_never_below_one")
+def scale_never_below_one(graph: Graph) -> Iterator[Note]:
+    """A scale is exp(x), and x is the output of a ReLU."""
+    places: dict[str, str] = {}
+    for node in graph.nodes:
+        takers = [graph.node(edge.target) for edge in graph.outgoing[node.id]]
+        if node.operation != "Exp" or not any(taker.is_a({"Multiply"}) for taker in takers):
+            continue
+        maker = graph.node(graph.incoming[node.id][0].source)
+        while maker.operation == "Multiply" and len(graph.incoming[maker.id]) == 1:
+            maker = graph.node(graph.incoming[maker.id][0].source)
+        if activation_of(maker) in CLIPPED:
+            places[node.id] = maker.id
+    if places:
+        yield finding(
+            [*places, *places.values()],
+            f"A scale that is never below 1: {doing(graph, [*places], 'take')} the output of a "
+            f"ReLU, {named(graph, [*places.values()])}, as the logarithm of a scale, such as that "
+            "of a variance. Give that layer no activation.",
             _KINGMA,
         )
 

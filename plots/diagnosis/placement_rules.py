@@ -8,16 +8,20 @@ from typing import Literal
 
 from plots.annotations import Note, SkipPath, counted
 from plots.attentions import attentions_with_masks
+from plots.diagnosis.activations import activation_of
 from plots.diagnosis.closed import is_closed
 from plots.diagnosis.projections import up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.diagnosis.skip_path_rules import has_sublayer, is_sublayer_part
 from plots.graph import Graph, Node
-from plots.layers import is_identity_like, is_linear_projection
+from plots.layers import is_attention, is_identity_like, is_linear_projection
 from plots.norms import normalises
 from plots.skips import past_identities
 from plots.streams import Stream, residual_streams
 from plots.traversal import Reachability, once_per_graph, reachability
+
+_FEWEST_THAT_GROW = 3
+"""Sublayers of a stream, whose sum is large without a final norm."""
 
 NormStyle = Literal["pre", "post", "none", "both"]
 
@@ -162,7 +166,8 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
         if is_step or _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         if not _is_normed_at_its_end(graph, stream):
-            yield finding(
+            is_short = len(stream.paths) < _FEWEST_THAT_GROW
+            yield (remark if is_short else finding)(
                 [end],
                 f"A pre-norm stream without a final norm, from {named(graph, [end])} on: its "
                 "output is the sum of all sublayers, which grows with the depth.",
@@ -247,21 +252,31 @@ def _last_calls(identities: Reachability, path: SkipPath) -> list[Node]:
 def _styles(graph: Graph, stream: Stream) -> list[NormStyle | None]:
     """Return the styles of all paths of a stream; None for a branch without a norm or sublayer.
 
-    A convolution for positions, as in wav2vec 2.0, is such a branch, and so is a whole stack of
-    sublayers that a long skip path leads past, as in the Hourglass Transformer. The final norm of a
-    pre-norm stack does not make its last sublayer post-norm, if that one has no norm and others of
-    the stack have none either.
+    A convolution for positions, as in wav2vec 2.0, is such a branch, and so are a linear one, and a
+    whole stack of sublayers that a long skip path leads past, as in the Hourglass Transformer. The
+    final norm of a pre-norm stack does not make its last sublayer post-norm, if that one has no
+    norm and others of the stack have none either.
     """
     styles = [_style(path) for path in stream.paths]
     for k, path in enumerate(stream.paths):
         is_long = any(other.target in path.bypassed for other in graph.skip_paths)
-        if styles[k] == "none" and (is_long or not has_sublayer(graph, path.bypassed)):
+        is_sublayer = has_sublayer(graph, path.bypassed) and not _is_linear(graph, path)
+        if styles[k] == "none" and (is_long or not is_sublayer):
             styles[k] = None
     if styles[0] == "none" and begins_at_a_norm(graph, stream.paths[0]):
         styles[0] = None  # it reads normalized embeddings, as in ModernBERT
+    if styles[-1] == "post" and _is_linear(graph, stream.paths[-1]) and "pre" in styles:
+        styles[-1] = None
     if styles[-1] == "post" and "none" in styles and styles.count("post") == 1:
         styles[-1] = "none"
     return styles
+
+
+def _is_linear(graph: Graph, path: SkipPath) -> bool:
+    """Return whether a branch only projects and moves what it takes, as for summaries of blocks."""
+    nodes = [graph.node(node_id) for node_id in path.bypassed]
+    bent = (activation_of(node) not in ("", "linear") or is_attention(node) for node in nodes)
+    return not any(bent) and not any(map(is_closed, nodes))
 
 
 def begins_at_a_norm(graph: Graph, path: SkipPath) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from plots.graph import Edge, Node, Shape, Tensor, namespace_of
-from plots.layers import JOINS, SHAPE_TRAIT, SOFTMAX_TRAIT, TRACED
+from plots.layers import ADDS_LOSSES, JOINS, SHAPE_TRAIT, SOFTMAX_TRAIT, TRACED
 from plots.reading.functions import reason_for_one_call
 from plots.reading.keras_calls import (
     CarriedMasks,
@@ -89,6 +90,7 @@ class Reader:
         self._taken: set[str] = set()
         self._user_named: set[int] = set()  # see `numbered_by_user`
         self._traced: list[Traced] = []  # layers being read, outermost first
+        self._add_losses: list[bool] = []  # whether each of them adds losses
         self._specs: OutputSpecs = {}
         self._results: set[int] = set()  # id(tensor) of the outputs of models
         self._arrays: dict[int, Any] = {}  # id(tensor) -> array that an opened layer returns
@@ -190,7 +192,10 @@ class Reader:
             opened=place.opened,
             **self._weights.sizes_of(operation, [*filter(is_weight, known.values()), *read]),
         )
-        self.nodes.append(self._with_traced_work(node, call))
+        node = self._with_traced_work(node, call)
+        if any(self._add_losses):
+            node = replace(node, traits=(*node.traits, ADDS_LOSSES))
+        self.nodes.append(node)
         self.edges.extend(edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
         self.recorded.append(RecordedCall(call, place.when, edges, results, declaration, known))
@@ -319,8 +324,10 @@ class Reader:
         self._masks_at.update({id(inside): (mask, place) for inside, mask in traced.masks})
         self._kept.append(traced)
         self._traced.append(traced)
+        self._add_losses.append(_adds_losses(layer))
         self.read_model(traced.function, within)
         self._traced.pop()
+        self._add_losses.pop()
         self._put_output_masks(traced.outputs, call, within)
         return [None if t is None else bound.get(id(t), ("", 0)) for t in traced.outputs]
 
@@ -464,6 +471,12 @@ class Reader:
             number += 1
         self._next_number[stem + sign] = number + 1
         return f"{stem}{sign}{number}"
+
+
+def _adds_losses(layer: Any) -> bool:
+    """Return whether the `call` of a layer calls `add_loss`."""
+    code = getattr(inspect.unwrap(type(layer).call), "__code__", None)
+    return code is not None and "add_loss" in code.co_names
 
 
 def _inside(operation: Any) -> Any:

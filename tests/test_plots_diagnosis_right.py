@@ -1,0 +1,66 @@
+"""Unusual models that are right, and get no finding."""
+
+import keras
+from keras import layers, ops
+from model_bricks import TOKENS, D, attend, causal, embedded, ffn, ids, norm, pre
+
+import plots
+
+
+def findings_of(model):
+    return [note.text for note in plots.diagnose(model).notes if note.kind == "finding"]
+
+
+def test_linear_branches_need_no_norm():
+    x = ids()
+    y = embedded(x)
+    for _ in range(2):
+        y = pre(pre(y, causal), ffn)
+        before = ops.pad(y[:, :-1], ((0, 0), (1, 0), (0, 0)))
+        y = y + layers.Dense(D)(before)
+    assert findings_of(keras.Model(x, layers.Dense(TOKENS)(norm(y)))) == []
+    x = ids()
+    y = embedded(x)
+    for _ in range(2):
+        y = pre(y, attend)
+        y = y + ffn(y)
+    (text,) = findings_of(keras.Model(x, layers.Dense(TOKENS)(norm(y))))
+    assert "norms of one residual stream are mixed" in text
+
+
+class Codebook(layers.Layer):
+    """Returns the nearest of trained vectors (van den Oord et al. 2017, section 3.1)."""
+
+    def build(self, shape):
+        self.vectors = self.add_weight(shape=(11, shape[-1]))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class Trained(Codebook):
+    def call(self, x):
+        y = nearest(self.vectors, x)
+        self.add_loss(ops.mean(ops.square(y - ops.stop_gradient(x))))
+        return x + ops.stop_gradient(y - x)
+
+
+class Untrained(Codebook):
+    def call(self, x):
+        return x + ops.stop_gradient(nearest(self.vectors, x) - x)
+
+
+def nearest(vectors, x):
+    distances = ops.sum(ops.square(ops.expand_dims(x, 1) - vectors), axis=-1)
+    return ops.take(vectors, ops.argmin(distances, axis=-1), axis=0)
+
+
+def test_weights_with_a_loss_of_their_own_need_no_gradient_of_the_outputs():
+    def model(codebook):
+        x = keras.Input((5,))
+        code = layers.Dense(3)(layers.Dense(7, activation="relu")(x))
+        return keras.Model(x, layers.Dense(5)(codebook()(code)))
+
+    assert findings_of(model(Trained)) == []
+    (text,) = findings_of(model(Untrained))
+    assert "Weights without a gradient" in text
