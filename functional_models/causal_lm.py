@@ -167,6 +167,7 @@ class CausalLM(TextModel):
         end tokens, and are omitted if the text has no characters. `packing` is as in `Recipe`; with
         `documents`, the first token of each document has no loss. Of examples, as `fit` takes them,
         the numbers are those of the replies.
+
         With `prefix_lm`, blocks of text are split at random points, the same ones in each call, and
         the numbers are those of the tokens after them: they are not comparable with others.
 

@@ -156,7 +156,7 @@ class TextModel(ABC):
         """Return the attention weights for a text.
 
         Args:
-            text: the text to read; for a translator, the source.
+            text: the text to read, with `prefix_lm` as a prompt; for a translator, the source.
             target: the translation, which the decoder reads after its start token; by default the
                 model's own greedy translation. For translators only.
 

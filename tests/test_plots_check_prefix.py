@@ -92,3 +92,14 @@ def test_attention_maps_show_the_prefix_that_is_given():
     query, key = np.indices((7, 7))
     expected = (key <= query) | ((key < 3) & (query < 3))
     np.testing.assert_array_equal(found.weights[0] > 0, np.broadcast_to(expected, (2, 7, 7)))
+
+
+def test_a_model_of_others_with_a_prefix_is_described_by_running_it():
+    seen = np.maximum(np.tri(11), np.arange(11)[None] < 4).astype(bool)[None]
+    tokens = keras.Input((11,), dtype="int32")
+    x = keras.layers.Embedding(31, 14)(tokens)
+    x = x + keras.layers.MultiHeadAttention(2, 7)(x, x, attention_mask=seen)
+    model = keras.Model(tokens, keras.layers.Dense(31)(keras.layers.LayerNormalization()(x)))
+    text = description(model)
+    assert WORDS in text
+    assert "the first 4 see each other" in text
