@@ -89,6 +89,28 @@ def check_mixer(spec: SpecFields) -> None:
     )
 
 
+def check_prefix(spec: SpecFields) -> None:
+    """Check that a model with a prefix is one decoder, whose blocks can read in both directions."""
+    if not spec.prefix_lm:
+        return
+    _require(
+        spec,
+        "prefix_lm",
+        spec.kind == "decoder_only",
+        f"False where kind={spec.kind!r}, whose encoder reads in both directions",
+        "use kind='decoder_only'",
+    )
+    for overrides in spec.block_overrides or ({},):
+        mixer = overrides.get("mixer", spec.mixer)
+        _require(
+            spec,
+            "prefix_lm",
+            mixer == "attention",
+            f"False where a block has mixer={mixer!r}, which sees earlier tokens alone",
+            "use mixer='attention' in all blocks",
+        )
+
+
 def check_latents(spec: SpecFields) -> None:
     """Check that keys and values that come from latents are like that, and others are not."""
     if spec.latent_dim is None:

@@ -11,6 +11,7 @@ from builders.cache import KeyValueCache
 from builders.documents import document_mask, document_positions
 from builders.masks import Reach, bidirectional_mask, causal_mask, padding_mask
 from builders.positions import Positions, position_scheme
+from builders.prefixes import prefix_mask
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -95,6 +96,7 @@ def causal_contexts(
     positions: Tensor,
     cache: KeyValueCache | None = None,
     starts: Tensor | None = None,
+    prefix_length: Tensor | None = None,
 ) -> list[AttentionContext]:
     """Wire the self-attention contexts of a decoder's tokens (b, t), one for each block."""
     spec = scope.spec
@@ -106,6 +108,9 @@ def causal_contexts(
     for reach in dict.fromkeys(map(Reach.of, spec.blocks("decoder"))):
         if starts is not None:
             masks[reach] = document_mask(scope, starts, padding, reach), positions
+        elif prefix_length is not None:
+            mask = prefix_mask(scope, tokens, prefix_length, padding, reach)
+            masks[reach] = mask, positions
         elif cache is None:
             masks[reach] = causal_mask(scope, tokens, padding, reach), positions
         else:
@@ -115,7 +120,7 @@ def causal_contexts(
     if cache is not None:
         padding = cache.real_tokens(scope)
     given = {"cache": cache, "real": padding, "starts": starts}
-    return _by_block(scope, blocks, masks, positions, causal=True, **given)
+    return _by_block(scope, blocks, masks, positions, causal=not spec.prefix_lm, **given)
 
 
 def _by_block(
@@ -135,7 +140,7 @@ def _by_block(
         blocks: the spec of every block.
         masks: the mask and the positions of the keys, by reach.
         positions: of the queries.
-        causal: whether the stack is a decoder.
+        causal: whether no query attends to later keys.
         cache: as in `AttentionContext`.
         real: as in `AttentionContext`.
         starts: as in `AttentionContext`.

@@ -33,6 +33,7 @@ from keras import KerasTensor, ops
 
 from builders.components import component
 from builders.masks import Reach, is_visible, reach_prefixed
+from builders.prefixes import prefix_slot_mask
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
 
@@ -184,6 +185,8 @@ class KeyValueCache:
         self._names[reach] = scope.full_name(name)
         is_ring = reach != Reach()
         slots = self._slots[reach] = self.append(scope, name, self._seen, 1, is_ring)
+        if scope.spec.prefix_lm and self._takes_several:  # one token alone sees itself
+            return prefix_slot_mask(scope, positions, slots, self._index, reach)
         name = reach_prefixed(scope.spec, "slot_mask", reach)
         return scope.layer(name, SlotMask, *reach)(positions, slots)
 

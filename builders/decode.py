@@ -44,6 +44,10 @@ def build_decode_step(
     that of `empty_cache`, for an encoder-decoder together with that of `build_encode`. The number
     of free slots is not checked: after the last slot, new tokens replace the oldest.
 
+    With `prefix_lm`, the tokens of the first step, that of index 0, are the prefix: they attend to
+    each other in both directions, those of all later steps to earlier tokens. So a prompt must be
+    read in one step.
+
     Args:
         model: as built from `spec`, or loaded.
         spec: of the model.
@@ -151,12 +155,17 @@ def build_packed(model: keras.Model, spec: TransformerSpec) -> keras.Model:
         spec: of the model.
 
     Raises:
-        ValueError: another kind than `decoder_only`, a `mixer` that cannot keep documents apart, or
-            the model was not built from this spec.
+        ValueError: another kind than `decoder_only`, `prefix_lm`, a `mixer` that cannot keep
+            documents apart, or the model was not built from this spec.
     """
     if spec.kind != "decoder_only":
         raise ValueError(
             f"build_packed takes a spec of kind='decoder_only', given one of {spec.kind!r}"
+        )
+    if spec.prefix_lm:
+        raise ValueError(
+            "build_packed takes a spec of prefix_lm=False, since a row has one prefix, not one for "
+            "each document; give each document a row of its own"
         )
     for mixer in dict.fromkeys(block.mixer for block in spec.blocks("decoder")):
         if not getattr(component("mixer", mixer), "keeps_documents_apart", False):

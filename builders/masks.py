@@ -129,10 +129,13 @@ class CombineMasks(keras.layers.Layer):
         return KerasTensor(shape, dtype="bool")
 
 
-def is_visible(query: Tensor, key: Tensor, reach: Reach) -> Tensor:
-    """Return whether keys are at or before queries, and within reach; positions broadcast."""
-    past = ops.less_equal(key, query)
-    return past if reach == Reach() else ops.logical_and(past, reach.holds(query, key))
+def is_visible(query: Tensor, key: Tensor, reach: Reach, last: Tensor | None = None) -> Tensor:
+    """Return whether keys are at or before queries, and within reach; positions broadcast.
+
+    `last` has the last key of each query, where it is not the query itself.
+    """
+    seen = ops.less_equal(key, query if last is None else last)
+    return seen if reach == Reach() else ops.logical_and(seen, reach.holds(query, key))
 
 
 def reach_prefixed(spec: TransformerSpec, name: str, reach: Reach) -> str:

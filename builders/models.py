@@ -30,10 +30,16 @@ from builders.spec import TransformerSpec
 Tensor = Any
 
 
-def decoder_only(scope: LayerScope, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-    """Wire tokens, and in a packed graph their documents, int (b, t) -> logits (b, t, v)."""
+def decoder_only(
+    scope: LayerScope,
+    tokens: Tensor,
+    prefix_length: Tensor | None = None,
+    documents: Tensor | None = None,
+) -> Tensor:
+    """Wire tokens (b, t), and the lengths or documents of `decoder` -> logits (b, t, v)."""
     embedding = target_embedding(scope)
-    x = decoder(scope.within("decoder"), tokens, embedding, documents=documents)  # (b, t, d)
+    part = scope.within("decoder")
+    x = decoder(part, tokens, embedding, prefix_length=prefix_length, documents=documents)
     return logits(scope, x, embedding)
 
 
@@ -71,6 +77,7 @@ def decoder(
     memory: Tensor | None = None,
     memory_context: AttentionContext | None = None,
     cache: KeyValueCache | None = None,
+    prefix_length: Tensor | None = None,
     documents: Tensor | None = None,
 ) -> Tensor:
     """Wire the decoder: tokens, int (b, t) -> hidden states (b, t, d).
@@ -85,12 +92,14 @@ def decoder(
         memory: output of the encoder, (b, s, d), where there is one.
         memory_context: of its cross-attention.
         cache: in a decode graph, the keys and values of earlier tokens and of the memory.
+        prefix_length: of a prefix language model, int (b,), the tokens at the start of each row
+            that attend to each other in both directions.
         documents: in a packed graph, int (b, t), the number of each token's document, which
             attention does not leave.
     """
     starts = None if documents is None else document_starts(scope, documents)
     positions = token_positions(scope, tokens, cache, starts)
-    contexts = causal_contexts(scope, tokens, positions, cache, starts)
+    contexts = causal_contexts(scope, tokens, positions, cache, starts, prefix_length)
     x = embed(scope, tokens, embedding, positions)  # (b, t, d)
 
     def block(part: LayerScope, y: Tensor) -> Tensor:
@@ -123,6 +132,12 @@ def build_decoder_only(
     """Build a decoder-only Transformer: tokens, int (b, t) -> logits, float (b, t, v).
 
     The logits at position t predict the token at t + 1 and depend on no token after t.
+
+    With `prefix_lm`, the input is {"tokens": int (b, t), "prefix_length": int (b,)}: the first
+    `prefix_length` tokens of a row attend to each other in both directions, so that logits before
+    the last of them depend on the token that they would predict. A prefix of 0 or 1 tokens leaves
+    all causal. It is one model with two inputs, and no second graph, so that the graph that is
+    saved, drawn and checked is the one that is trained.
 
     Args:
         spec: a spec, or the name of a variant.
@@ -206,13 +221,16 @@ def build(spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
 
 
 def symbolic_inputs(spec: TransformerSpec) -> dict[str, Tensor]:
-    """Return the inputs of the model of a spec by name, each int (b, t) or (b, s)."""
+    """Return the inputs of the model of a spec by name, int (b, t) or (b, s); lengths, int (b,)."""
     names: tuple[str, ...] = ("tokens",)
     if spec.kind == "encoder_decoder":
         names = ("source", "target")
     elif spec.num_segments:
         names = ("tokens", "segments")
-    return {name: keras.Input((None,), dtype="int32", name=name) for name in names}
+    shapes: dict[str, tuple[None, ...]] = dict.fromkeys(names, (None,))
+    if spec.prefix_lm:
+        shapes["prefix_length"] = ()
+    return {name: keras.Input(shape, dtype="int32", name=name) for name, shape in shapes.items()}
 
 
 def wire(scope: LayerScope, inputs: dict[str, Tensor]) -> Any:

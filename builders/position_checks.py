@@ -112,14 +112,16 @@ def check_relative(spec: SpecFields) -> None:
     """Check the buckets of distances."""
     if spec.positions != "relative":
         return
-    # An encoder uses half of the buckets for later keys, and half of those are for one distance.
-    divisor = 2 if spec.kind == "decoder_only" else 4
+    # An encoder or a prefix uses half of the buckets for later keys (as does the authors' code,
+    # mesh_tensorflow), and half of those are for one distance.
+    is_causal = spec.kind == "decoder_only" and not spec.prefix_lm
+    divisor = 2 if is_causal else 4
     _require(
         spec,
         "relative_buckets",
         spec.relative_buckets % divisor == 0,
-        f"a multiple of {divisor} where kind={spec.kind!r}",
-        "half are for one distance each, and an encoder has as many for either side",
+        f"a multiple of {divisor} where kind={spec.kind!r}{' and prefix_lm=True' * spec.prefix_lm}",
+        "half are for one distance each, and an encoder or a prefix has as many for either side",
     )
     _require(
         spec,

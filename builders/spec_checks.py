@@ -27,6 +27,7 @@ def check_combinations(spec: SpecFields) -> None:
         residual_checks.check_value_residual,
         attention_checks.check_constraint,
         attention_checks.check_mixer,
+        attention_checks.check_prefix,
         check_sines,
         _check_encoder_only,
         attention_checks.check_latents,

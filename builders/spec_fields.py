@@ -33,6 +33,7 @@ from builders.fields import (
     rate,
     token_id,
 )
+from builders.mixer_fields import Mixers
 from builders.residual_fields import AcrossBlocks, ResidualStream
 
 KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
@@ -252,6 +253,13 @@ class Attention:
         none="for one chunk",
         by_block=True,
     )
+    prefix_lm: bool = flag(
+        "in a `decoder_only` model, the tokens of a prefix attend to all of the prefix, and those "
+        "after it to earlier tokens (Dong et al. 2019, UniLM, section 2.3; Raffel et al. 2020, T5, "
+        "section 3.2.1). The model also takes the length of the prefix of each row; a prompt is "
+        "the prefix of what is generated. A window is on both sides in the prefix.",
+        default=False,
+    )
     mask_target_padding: bool = flag(
         "mask padding in the self-attention of a decoder. T5 does not: its targets start with "
         "the padding token.",
@@ -309,37 +317,6 @@ class Attention:
     qk_norm_after_rotary: bool = flag(
         "apply that norm after queries and keys are rotated (Llama 4, nGPT), and not before.",
         default=False,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Mixers:
-    """Mixers of positions."""
-
-    mixer: str = component_name(
-        "what mixes the positions of a decoder-only model: `attention`, or `gated_delta`, a Gated "
-        "DeltaNet (Yang et al. 2024; Qwen3-Next), which keeps a memory of fixed size in the place "
-        "of keys and values. The fields on attention say nothing about it.",
-        ("attention", "gated_delta"),
-        default="attention",
-        by_block=True,
-    )
-    delta_key_heads: int = positive_int(
-        "heads of queries and keys of `gated_delta`; `None`: `num_heads`.",
-        derive=lambda spec: spec.num_heads,
-    )
-    delta_value_heads: int = positive_int(
-        "heads of its values, each with a memory; `None`: `delta_key_heads`.",
-        derive=lambda spec: spec.delta_key_heads,
-    )
-    delta_key_dim: int = positive_int(
-        "width of its queries and keys; `None`: `head_dim`.", derive=lambda spec: spec.head_dim
-    )
-    delta_value_dim: int = positive_int(
-        "width of its values; `None`: `delta_key_dim`.", derive=lambda spec: spec.delta_key_dim
-    )
-    delta_convolution: int = positive_int(
-        "tokens that the convolution of queries, keys and values sees.", default=4
     )
 
 

@@ -196,6 +196,15 @@ def gated_delta() -> TransformerSpec:
 
 
 @register_variant(
+    kinds=("decoder_only",),
+    source='Raffel et al. 2020, "T5", section 3.2.1, with the sizes of pre_norm_learned',
+    summary="pre-norm, a prefix is read in both directions, what follows it is causal",
+)
+def prefix_lm() -> TransformerSpec:
+    return _corner("pre", "learned").replace(kind="decoder_only", prefix_lm=True)
+
+
+@register_variant(
     kinds=BOTH_KINDS,
     source='Zhu et al. 2024, "Hyper-Connections", algorithms 1 and 2',
     summary="pre-norm, four residual streams that each sublayer reads, mixes and writes",

@@ -17,10 +17,12 @@ from functional_models.corpora.stored import count_characters
 from functional_models.examples import (
     ExampleBatches,
     PackedExamples,
+    PrefixExamples,
     are_examples,
     encode_examples,
     reply_characters,
 )
+from functional_models.objectives.prefixes import PrefixBatches
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.strided_batches import StridedBatches
@@ -87,6 +89,9 @@ class CausalLM(TextModel):
     ) -> list[dict[str, float]]:
         """Train on packed blocks of text, or on prompts and their replies, with `model.fit`.
 
+        With `prefix_lm`, a block is split at a random point in each step, and the model learns what
+        follows (Raffel et al. 2020, section 3.2.3); prompts are prefixes.
+
         Args:
             data: a corpus, a text, documents, or tokens int (N,), which may be memory-mapped; or
                 examples, of which only the reply is learnt: (prompt, reply) pairs, or conversations
@@ -111,7 +116,8 @@ class CausalLM(TextModel):
             ValueError: text shorter than a block, tokens outside the vocabulary, a `block` above
                 `max_sequence_length`, a folder with another run, or with `packing="documents"` a
                 text without end tokens, or a mixer that cannot keep documents apart; or an example
-                that is no pair or conversation, or longer than a block.
+                that is no pair or conversation, or longer than a block; or documents apart with
+                `prefix_lm`.
             FileExistsError: the folder holds something else than a run.
             BlockingIOError: another process or thread writes the folder.
         """
@@ -162,6 +168,9 @@ class CausalLM(TextModel):
         `documents`, the first token of each document has no loss. Of examples, as `fit` takes them,
         the numbers are those of the replies.
 
+        With `prefix_lm`, blocks of text are split at random points, the same ones in each call, and
+        the numbers are those of the tokens after them: they are not comparable with others.
+
         Args:
             data: as in `fit`, but no corpus.
             block: tokens that the model reads at once; by default its `max_sequence_length`.
@@ -172,7 +181,7 @@ class CausalLM(TextModel):
             progress: show the progress with long texts.
 
         Raises:
-            ValueError: as `fit`, or a stride above `block`.
+            ValueError: as `fit`, or a stride above `block`, or any with `prefix_lm`.
         """
         from functional_models.training import bits_per_character, evaluate
 
@@ -214,6 +223,8 @@ class CausalLM(TextModel):
         if block is None:
             block = longest
         check_count("block", block, most=longest)
+        if self.spec.prefix_lm:
+            _check_rows_of_prefixes(packing, stride)
         sizes = {"block": block, "batch_size": batch_size, "seed": seed}
         if stride is not None:
             check_count("stride", stride, most=block)
@@ -236,6 +247,8 @@ class CausalLM(TextModel):
     def _text_batches(
         self, tokens: np.ndarray, what: str, packing: str, **sizes: int
     ) -> TokenBatches:
+        if self.spec.prefix_lm:
+            return PrefixBatches(tokens, **sizes, what=what)
         if packing == "stream":
             return TokenBatches(tokens, **sizes, what=what)
         return DocumentBatches(tokens, end_id=self.tokenizer.end_id, **sizes, what=what)
@@ -259,7 +272,8 @@ class CausalLM(TextModel):
         }
         if packing == "documents":
             return PackedExamples(pairs, block=block, **options)
-        return ExampleBatches(pairs, max_length=block, **options)
+        batches = PrefixExamples if self.spec.prefix_lm else ExampleBatches
+        return batches(pairs, max_length=block, **options)
 
     def generate(
         self,
@@ -447,6 +461,24 @@ class CausalLM(TextModel):
                     f"of at most {longest - len(ids)}"
                 )
         return max_new_tokens or min(100, longest - max(map(len, encoded)))
+
+
+def _check_rows_of_prefixes(packing: str, stride: int | None) -> None:
+    """Check that each row has one prefix, and that labels count wherever it ends.
+
+    Raises:
+        ValueError: packed documents, or overlapping blocks.
+    """
+    if packing != "stream":
+        raise ValueError(
+            f"packing={packing!r}: a row of a model with prefix_lm=True has one prefix, not one "
+            "for each document; leave packing out"
+        )
+    if stride is not None:
+        raise ValueError(
+            f"stride={stride}: blocks of a model with prefix_lm=True begin with a prefix, of which "
+            "nothing is predicted, so that they cannot overlap; leave stride out"
+        )
 
 
 def _first(results: Any) -> Any:

@@ -56,6 +56,20 @@ class ExampleBatches(PairBatches):
         return {"tokens": tokens, "documents": documents}, labels, weights
 
 
+class PrefixExamples(ExampleBatches):
+    """The same batches for a model with `prefix_lm`: the prompts are the prefixes.
+
+    The inputs are {"tokens": int (b, t), "prefix_length": int (b,)}, 0 in rows that fill a batch.
+    """
+
+    def _rows(self, plan: Any) -> Batch:
+        tokens, labels, weights = super()._rows(plan)
+        prefix_length = np.zeros(self.batch_size, "int32")
+        for row, member in enumerate(plan[1]):
+            prefix_length[row] = len(self.pairs[member][0])
+        return {"tokens": tokens, "prefix_length": prefix_length}, labels, weights
+
+
 class PackedExamples(ExampleBatches):
     """Batches of rows with several examples, for the graph of `build_packed`.
 

@@ -321,7 +321,9 @@ class ExportedModel:
         cache = {**self._empty_cache(rows, end - 1), **memory}
         arrays = [tf.identity(array) for array in self._arrays()]
         if self._reads_before:
-            read = tf.maximum(prompt[:, :-1], 0)
+            # Of a prefix also the last token, to which the others attend; the loop reads it again.
+            given = prompt if self._spec.prefix_lm else prompt[:, :-1]
+            read = tf.maximum(given, 0)
             inputs = {"tokens": read, "index": tf.constant(0), "start": start, "cache": cache}
             with self._weights.scope(arrays):
                 cache = self._steps(inputs, training=False)["cache"]

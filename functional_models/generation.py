@@ -22,7 +22,7 @@ import builders
 from functional_models.checks import check_count
 from functional_models.compiled import LoopWeights, compiled, to_numpy, with_projections
 from functional_models.logit_processors import NEVER, only_end
-from functional_models.prompts import NO_TOKEN, Prompts, bucket
+from functional_models.prompts import NO_TOKEN, Prompts, bucket, model_inputs
 from functional_models.samplers import make_sampler
 from functional_models.token_rules import TokenRules, rules_of
 
@@ -206,7 +206,8 @@ class Generator:
             padded = np.zeros((1, bucket(len(tokens), self._spec.length_borders)), "int32")
             padded = padded[:, : self._spec.max_sequence_length + 1]
             padded[0, : len(tokens)] = tokens
-            inputs = padded[:, :-1] if source is None else (padded[:, :-1], source[i : i + 1])
+            own = None if source is None else source[i : i + 1]
+            inputs = model_inputs(self._spec, padded[:, :-1], len(prompt), own)
             scores = to_numpy(self._score(self._weights.values(), inputs, padded[:, 1:]))[0]
             found.append(scores[len(prompt) - 1 : len(tokens) - 1])
         return found
@@ -261,12 +262,15 @@ class Generator:
     def _read(
         self, batch: Prompts, source: np.ndarray | None, sampler: Any, *, whole_prompt: bool
     ) -> tuple[dict[str, Any], Tensor]:
-        """Read prompts, without their last token unless `whole_prompt`, into a cache.
+        """Read prompts into a cache, without their last token unless `whole_prompt` or a prefix.
 
         Returns the cache, with what the rules of the sampler need, and the hidden states (b, t, d)
         of the tokens read.
         """
-        number = batch.index if whole_prompt else batch.index - 1
+        # The other tokens of a prefix attend to the last one, which the loop reads once more, into
+        # the same slot.
+        reads_all = whole_prompt or self._spec.prefix_lm
+        number = batch.index if reads_all else batch.index - 1
         # Its shape is the number of slots; the last token of all is never read.
         slots = np.zeros(batch.tokens.shape[1] - 1, bool)
         tokens = np.maximum(batch.tokens[:, :number], 0)
@@ -299,8 +303,6 @@ class Generator:
     @cached_property
     def _score(self) -> Callable[..., Any]:
         def score(weights: Any, inputs: Any, targets: Tensor) -> Tensor:
-            if isinstance(inputs, tuple):
-                inputs = {"target": inputs[0], "source": inputs[1]}
             with self._weights.scope(weights):
                 logits = ops.cast(self._model(inputs, training=False), "float32")
             log_probabilities = ops.log_softmax(logits[..., : self._vocabulary_size], axis=-1)

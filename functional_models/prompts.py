@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,3 +62,21 @@ class Prompts:
         new = tokens[self.index : self.limits[row]]
         found = np.flatnonzero(np.isin(new, ends))
         return new[: found[0] + 1] if len(found) else new
+
+
+def model_inputs(
+    spec: TransformerSpec, tokens: np.ndarray, prompt_length: int, source: np.ndarray | None
+) -> Any:
+    """Return the inputs of a model for one row of tokens, in its order.
+
+    Args:
+        spec: of the model.
+        tokens: int (1, t), what its decoder reads.
+        prompt_length: tokens of the prompt at the start of the row, a prefix where there is one.
+        source: int (1, s), for an encoder-decoder.
+    """
+    if source is not None:
+        return {"source": source, "target": tokens}
+    if spec.prefix_lm:
+        return {"tokens": tokens, "prefix_length": np.array([prompt_length], "int32")}
+    return tokens

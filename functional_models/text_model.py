@@ -29,6 +29,7 @@ from functional_models.model_folder import (
     restore_weights,
     write_model_folder,
 )
+from functional_models.prompts import model_inputs
 from functional_models.recipe import Recipe
 from functional_models.tokenizers import Tokenizer
 
@@ -155,7 +156,7 @@ class TextModel(ABC):
         """Return the attention weights for a text.
 
         Args:
-            text: the text to read; for a translator, the source.
+            text: the text to read, with `prefix_lm` as a prompt; for a translator, the source.
             target: the translation, which the decoder reads after its start token; by default the
                 model's own greedy translation. For translators only.
 
@@ -166,11 +167,11 @@ class TextModel(ABC):
     def _attention_maps(
         self, target: np.ndarray, source: np.ndarray | None = None
     ) -> AttentionMaps:
-        """Run the probe graph on a single sequence, (t,), and its source, (s,)."""
-        inputs: Any = np.asarray(target, "int32")[None]
+        """Run the probe graph on a single sequence, (t,), as a prompt, and its source, (s,)."""
+        sources = None if source is None else np.asarray(source, "int32")[None]
+        inputs = model_inputs(self.spec, np.asarray(target, "int32")[None], len(target), sources)
         labels: tuple[str, ...] = ()
         if source is not None:
-            inputs = {"source": np.asarray(source, "int32")[None], "target": inputs}
             labels = _token_labels(self._tokenizer("source_tokenizer"), source)
         scores = {
             name: to_numpy(keras.ops.cast(x, "float32"))[0]

@@ -177,6 +177,8 @@ def attentions_with_masks(
         may_be = unsure or any(flow.depends_on_input(node.id) for node in calls)
         masks = attention.id, attention.axes, attention.masks, attention.constants
         causal, direction = visible_keys(graph, flow, *masks, attention.sinks)
+        if any(node.role == "prefix_mask" for node in calls):  # how long it is, no shape tells
+            causal, direction = None, "prefix"
         return Masked(
             causal=None if causal is False and not attention.has_known_masks else causal,
             padding=True if "padding" in hints else None if may_be else False,
@@ -191,9 +193,9 @@ def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, M
     """Return what attentions mask according to notes of the kind "sees": see `plots.checking`."""
     seen = {place: note.text for note in graph.notes if note.kind == "sees" for place in note.about}
     causal = {"causal": True, "all": False}
-    return {
-        i: masked[i]._replace(causal=causal.get(kind)) for i, kind in seen.items() if i in masked
-    }
+    found = {i: masked[i]._replace(causal=causal.get(k)) for i, k in seen.items() if i in masked}
+    prefix: Direction = "prefix"
+    return {i: m._replace(direction=prefix) if seen[i] == prefix else m for i, m in found.items()}
 
 
 @once_per_graph
@@ -209,7 +211,19 @@ def _inputs_of_masks(graph: Graph, attentions: Iterable[Attention]) -> frozenset
     ends = [node_id for node_id, _ in graph.outputs]
     used = {*ends, *others.ancestors(*ends)}
     nodes = (graph.node(node_id) for node_id in graph.inputs)
-    return frozenset(n.id for n in nodes if len(n.outputs[0].shape) <= 2 and n.id not in used)
+    lengths = prefix_lengths(graph)
+    return frozenset(
+        n.id
+        for n in nodes
+        if len(n.outputs[0].shape) <= 2 and n.id not in used and n.id not in lengths
+    )
+
+
+def prefix_lengths(graph: Graph) -> frozenset[str]:
+    """Return the inputs of the model that hold the length of the prefix of each sample."""
+    masks = (node.id for node in graph.nodes if node.role == "prefix_mask")
+    nodes = (graph.node(edge.source) for mask in masks for edge in graph.incoming[mask])
+    return frozenset(n.id for n in nodes if n.kind == "input" and len(n.outputs[0].shape) == 1)
 
 
 def _hints_of_call(
@@ -226,7 +240,9 @@ def _hints_of_call(
     elif node.kind == "input":
         if node.outputs[0].dtype == "bool":
             yield "padding" if len(node.outputs[0].shape) <= 2 else "unknown"
-    elif node.role != "causal_mask" and (node.call_class or node.kind == "model"):
+    elif node.role not in ("causal_mask", "prefix_mask") and (
+        node.call_class or node.kind == "model"
+    ):
         yield "unknown"
 
 

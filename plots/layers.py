@@ -55,6 +55,7 @@ ROLES = {
     "norm": "normalises activations",
     "padding_mask": "mask of padding",
     "position_ids": "positions of tokens as integers",
+    "prefix_mask": "mask of keys later than the query, but for those of a prefix with it",
     "relative_positions": "trained attention biases by distance",
     "rotary_positions": "rotates queries and keys by their positions",
     "scale": "multiplies its input by trained numbers",

@@ -13,9 +13,9 @@ from plots.graph import Constant, Edge, Graph
 from plots.shape_values import HIDDEN, TRIANGLES, NeutralError, ShapeValues, UnknownError
 from plots.traversal import Reachability
 
-Direction = Literal["causal", "ahead", "later", "cut off", ""]
-"""What a mask of positions shows: no later key, the next one as well, none that is earlier, or all
-up to the index of the query, of more keys than queries."""
+Direction = Literal["causal", "prefix", "ahead", "later", "cut off", ""]
+"""What a mask of positions shows: no later key, later ones in a prefix only, the next one as well,
+none that is earlier, or all up to the index of the query, of more keys than queries."""
 
 
 class Visible(NamedTuple):

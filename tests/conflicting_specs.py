@@ -146,6 +146,22 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
         ["value_residual=True", "must be False", "attention='layer'", "use attention='graph'"],
     ),
     (
+        {"prefix_lm": True, "kind": "encoder_decoder"},
+        ["prefix_lm=True", "False where kind='encoder_decoder'", "use kind='decoder_only'"],
+    ),
+    (
+        {"prefix_lm": True, "mixer": "gated_delta"},
+        ["prefix_lm=True", "a block has mixer='gated_delta'", "earlier tokens alone"],
+    ),
+    (
+        {"prefix_lm": True, "block_overrides": ({}, {"mixer": "gated_delta"})},
+        ["prefix_lm=True", "a block has mixer='gated_delta'", "in all blocks"],
+    ),
+    (
+        {"prefix_lm": True, "positions": "relative", "relative_buckets": 6},
+        ["relative_buckets=6", "a multiple of 4 where kind='decoder_only' and prefix_lm=True"],
+    ),
+    (
         {"mixer": "gated_delta", "kind": "encoder_decoder"},
         ["mixer='gated_delta'", "attention where kind='encoder_decoder'", "kind='decoder_only'"],
     ),

@@ -9,6 +9,7 @@ import pytest
 from small_models import (
     BATCH,
     KINDS,
+    PREFIX_LENGTH,
     TARGET_LENGTH,
     as_array,
     logits_of,
@@ -16,13 +17,14 @@ from small_models import (
     relative_error,
     small_spec,
     target_of,
+    with_prefix,
 )
 
 import builders
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 ONE_BY_ONE = [1] * TARGET_LENGTH
-UNEVEN = [4, 1, 1, 5]
+UNEVEN = [PREFIX_LENGTH, 1, 1, 5]
 
 
 def shallow_spec(**changes: Any) -> builders.TransformerSpec:
@@ -87,14 +89,18 @@ def is_not_padding(spec: builders.TransformerSpec, tokens: Any) -> np.ndarray:
 def assert_cached_equals_uncached(
     model: keras.Model, spec: builders.TransformerSpec, tolerance: float = 1e-5
 ) -> None:
-    """Compare steps of one token, of all at once, and of uneven chunks with the whole sequence."""
+    """Compare steps of one token, of all at once, and of uneven chunks with the whole sequence.
+
+    A prefix is what the first step reads.
+    """
     tokens = random_tokens(spec)
     target, real = target_of(tokens), is_not_padding(spec, tokens)
-    expected = logits_of(model, tokens)[real]
     cache = initial_cache(model, spec, tokens, TARGET_LENGTH)
     one = builders.build_decode_step(model, spec, BATCH, 1, TARGET_LENGTH)
     several = builders.build_decode_step(model, spec, BATCH, None, TARGET_LENGTH)
     compiled = one.predict_on_batch
     for step, chunks in ((compiled, ONE_BY_ONE), (several, [TARGET_LENGTH]), (several, UNEVEN)):
+        whole = with_prefix(tokens, chunks[0]) if spec.prefix_lm else tokens
+        expected = logits_of(model, whole)[real]
         logits, _ = decode_chunks(step, target, chunks, cache)
         assert relative_error(logits[real], expected) <= tolerance, chunks

@@ -139,6 +139,7 @@ BAD_VALUES = [
     ("logit_soft_cap", float("nan"), "positive number, or None"),
     ("logit_soft_cap", "30", "positive number, or None"),
     ("attention_chunk", 0, "positive int, or None for one chunk"),
+    ("prefix_lm", 1, "True or False"),
     ("attention_temperature", -0.1, "at least 0"),
     ("attention_temperature_floor", 0, "positive int"),
     ("attention_sinks", 1, "True or False"),

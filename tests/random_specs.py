@@ -134,7 +134,9 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     by_length = values["positions"] == "rotary" and values["rotary_scaling"] == "longrope"
     if by_length:  # whose cache must not be shorter than the sequence
         values |= {"attention_window": None, "attention_chunk": None}
-    values |= draw(bucket_values(values["positions"], values["kind"]))
+    values["prefix_lm"] = values["kind"] == "decoder_only" and draw(flag)
+    is_causal = values["kind"] == "decoder_only" and not values["prefix_lm"]
+    values |= draw(bucket_values(values["positions"], 1 if is_causal else 2))
     values |= draw(expert_values())
     if values["num_experts"] or values["latent_dim"] is not None:
         values["kernel_constraint"] = "none"
@@ -153,7 +155,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
 def may_mix_otherwise(values: dict[str, Any]) -> bool:
     """Return whether blocks may have a Gated DeltaNet in the place of attention."""
     is_free = not values["value_residual"] and values["kernel_constraint"] == "none"
-    return values["kind"] == "decoder_only" and is_free
+    return values["kind"] == "decoder_only" and not values["prefix_lm"] and is_free
 
 
 @st.composite
@@ -384,8 +386,8 @@ def rotary_values(draw: st.DrawFn, positions: str, pairs: int) -> dict[str, Any]
 
 
 @st.composite
-def bucket_values(draw: st.DrawFn, positions: str, kind: str) -> dict[str, Any]:
-    sides = 1 if kind == "decoder_only" else 2
+def bucket_values(draw: st.DrawFn, positions: str, sides: int) -> dict[str, Any]:
+    """Draw the buckets of keys on one side of the query, or on both."""
     number = 2 * sides * draw(st.integers(1, 7 // sides))
     farthest = number // 2 + draw(st.integers(1, 23))
     # At the border of two buckets the result depends on rounding to float32.

@@ -29,6 +29,7 @@ imports neither Keras nor this project, so that the two implementations share no
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Meta 2025, Llama 4 (chunks, temperatures, norms of rotated queries and keys, scaled inputs).
 * OpenAI 2025, gpt-oss (sinks of attention, clamped GLU, YaRN without rounding).
+* Dong et al. 2019, "UniLM", figure 1; Raffel et al. 2020, section 3.2.1 (prefixes).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
 
 Letters: `b` batch, `t` target (query) length, `s` source (key) length, `d` hidden_dim, `n` heads,
@@ -186,15 +187,21 @@ def decode(
     target: np.ndarray,
     memory: np.ndarray | None = None,
     memory_keys: np.ndarray | None = None,
+    prefix: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the logits (b, t, v) of target (b, t); memory (b, s, d) adds cross-attention."""
+    """Return the logits (b, t, v) of target (b, t); memory (b, s, d) adds cross-attention.
+
+    The prefix has the number of tokens of each row that attend to each other, (b,).
+    """
     x = embed(spec, weights, "decoder", target)
     keys = padding_mask(spec if spec["mask_target_padding"] else {"pad_token_id": None}, target)
     streams, values = [open_streams(spec, x)], []
     for index in range(spec["num_layers"]):
         x, own = stream_into(spec, weights, "decoder", streams), of_block(spec, index)
         x = add_coordinates(own, index, x)
-        streams.append(decoder_block(own, weights, index, x, keys, values, memory, memory_keys))
+        visible = visible_keys(own, keys, causal=True, prefix=prefix)
+        given = keys, visible, values, memory, memory_keys
+        streams.append(decoder_block(own, weights, index, x, *given))
     x = close_streams(spec, streams[-1])
     if spec["final_norm"]:
         x = normalize(spec, weights, "decoder.final_norm", x)
@@ -207,16 +214,16 @@ def decoder_block(
     index: int,
     x: np.ndarray,
     keys: np.ndarray,
+    mask: np.ndarray,
     values: list,
     memory: np.ndarray | None,
     memory_keys: np.ndarray | None,
 ) -> np.ndarray:
-    """Apply a block of a decoder to x (b, t, d)."""
+    """Apply a block of a decoder to x (b, t, d), whose self-attention has a mask (b, t, t)."""
     length = x.shape[1]
-    mask = visible_keys(spec, keys, causal=True)
     bias = None
     if spec["mixer"] == "attention":
-        bias = score_bias(spec, weights, "decoder", length, causal=True)
+        bias = score_bias(spec, weights, "decoder", length, causal=not spec["prefix_lm"])
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values)
     }
@@ -289,14 +296,17 @@ def reference_logits(
     Args:
         spec: the fields of the spec.
         weights: arrays keyed "<layer name>.<variable name>".
-        tokens: (b, t) for a decoder, {"source": (b, s), "target": (b, t)} for an encoder-decoder,
-            (b, s) or {"tokens": (b, s), "segments": (b, s)} for an encoder.
+        tokens: (b, t) for a decoder, {"tokens": (b, t), "prefix_length": (b,)} for one with
+            prefixes, {"source": (b, s), "target": (b, t)} for an encoder-decoder, (b, s) or
+            {"tokens": (b, s), "segments": (b, s)} for an encoder.
 
     Returns:
         Logits (b, t, v); for an encoder, a dict of all outputs.
     """
     full = fill_derived_fields(spec)
     weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
+    if full["kind"] == "decoder_only" and full["prefix_lm"]:
+        return decode(full, weights, tokens["tokens"], prefix=tokens["prefix_length"])
     if full["kind"] == "decoder_only":
         return decode(full, weights, np.asarray(tokens))
     if full["kind"] == "encoder_decoder":

@@ -9,19 +9,27 @@ from reference_positions import rotate
 from reference_spec import Weights
 
 
-def visible_keys(spec: dict, keys: np.ndarray, causal: bool) -> np.ndarray:
-    """Return which keys each position attends to, (b, t, t); keys (b, 1, t) are no padding."""
+def visible_keys(
+    spec: dict, keys: np.ndarray, causal: bool, prefix: np.ndarray | None = None
+) -> np.ndarray:
+    """Return which keys each position attends to, (b, t, t); keys (b, 1, t) are no padding.
+
+    The prefix has the number of tokens, (b,), that also attend to later ones among them.
+    """
     length = keys.shape[-1]
     ahead = np.arange(length)[None, :] - np.arange(length)[:, None]  # of a key, for each query
     seen = ahead <= 0 if causal else np.ones((length, length), bool)
+    seen = np.repeat(seen[None], len(keys), axis=0)
+    for row, number in enumerate([] if prefix is None else prefix):
+        seen[row, :number, :number] = True
     is_limited = causal or spec["kind"] == "encoder_only"
     if spec["attention_window"] is not None and is_limited:
         seen = seen & (abs(ahead) < spec["attention_window"])
     if spec["attention_chunk"] is not None and is_limited:
         for query, key in np.ndindex(length, length):
             size = spec["attention_chunk"]
-            seen[query, key] = seen[query, key] and query // size == key // size
-    return keys & seen[None]
+            seen[:, query, key] &= query // size == key // size
+    return keys & seen
 
 
 def normalize_heads(

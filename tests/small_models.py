@@ -15,6 +15,8 @@ KINDS = ("decoder_only", "encoder_decoder")
 """The kinds with a decoder."""
 ALL_KINDS = (*KINDS, "encoder_only")
 BATCH, TARGET_LENGTH, SOURCE_LENGTH = 3, 11, 13
+PREFIX_LENGTH = 4
+"""Tokens of the prefix of each row, where there is one."""
 SIZES: dict[str, Any] = {
     "vocabulary_size": 31,
     "source_vocabulary_size": 29,
@@ -227,6 +229,8 @@ def random_tokens(spec: builders.TransformerSpec, seed: int = 0, padding: bool =
     if spec.kind == "encoder_only" and spec.num_segments:
         segments = rng.integers(0, spec.num_segments, target.shape, dtype="int32")
         return {"tokens": target, "segments": segments}
+    if spec.prefix_lm:
+        return with_prefix(target, PREFIX_LENGTH)
     if spec.kind != "encoder_decoder":
         return target
     assert spec.source_vocabulary_size is not None
@@ -234,11 +238,22 @@ def random_tokens(spec: builders.TransformerSpec, seed: int = 0, padding: bool =
 
 
 def target_of(tokens: Any) -> np.ndarray:
-    return tokens["target"] if isinstance(tokens, dict) else tokens
+    return tokens[_target_name(tokens)] if isinstance(tokens, dict) else tokens
 
 
 def with_target(tokens: Any, target: np.ndarray) -> Any:
-    return {**tokens, "target": target} if isinstance(tokens, dict) else target
+    return {**tokens, _target_name(tokens): target} if isinstance(tokens, dict) else target
+
+
+def _target_name(tokens: dict[str, np.ndarray]) -> str:
+    return "target" if "target" in tokens else "tokens"
+
+
+def with_prefix(tokens: Any, *lengths: int) -> dict[str, np.ndarray]:
+    """Return tokens (b, t) with the length of each row's prefix, or the one of all rows."""
+    tokens = target_of(tokens)
+    rows = np.broadcast_to(np.array(lengths, "int32"), len(tokens))
+    return {"tokens": tokens, "prefix_length": np.array(rows)}
 
 
 def replace_token(spec: builders.TransformerSpec, tokens: np.ndarray, t: int) -> np.ndarray:

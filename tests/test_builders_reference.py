@@ -103,6 +103,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "attention_chunk": (None, 4),
     "attention_temperature": (0.0, 0.5),
     "attention_temperature_floor": (8192, 2),
+    "prefix_lm": (False, True),
     "block_overrides": PATTERNS,
     "final_norm": (None, True, False),
     "num_encoder_layers": (None, 1),
@@ -185,6 +186,12 @@ def is_allowed(changes: Mapping[str, Any]) -> bool:
     if changes.get("mixer") == "gated_delta":
         others = (*ENCODER_ONLY_FIELDS, "value_residual", "share_embeddings")
         if kind not in (None, "decoder_only") or any(changes.get(name) for name in others):
+            return False
+    if changes.get("prefix_lm"):
+        others = (*ENCODER_ONLY_FIELDS, "share_embeddings")
+        if kind not in (None, "decoder_only") or any(changes.get(name) for name in others):
+            return False
+        if changes.get("mixer", "attention") != "attention":
             return False
     if kind == "encoder_only" and any(changes.get(name) for name in UNSUPPORTED_BY_ENCODERS):
         return False

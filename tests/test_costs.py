@@ -61,6 +61,7 @@ SPECS: dict[str, dict[str, Any]] = {
             {"attention_window": None, "intermediate_dim": 19},
         ),
     },
+    "prefix": {"prefix_lm": True, "attention_window": 3},
     "latents": {**LATENTS, "query_latent_dim": 9},
     "latents, window, tokens for queries": {**LATENTS, "attention_window": 3, "num_layers": 1},
     "streams": {"merge": "hyper_connections", "num_streams": 3},
@@ -133,6 +134,8 @@ def inputs_of(spec: builders.TransformerSpec) -> Any:
     target = (BATCH, TARGET_LENGTH)
     if spec.num_segments:
         return {"tokens": target, "segments": target}
+    if spec.prefix_lm:
+        return {"tokens": target, "prefix_length": target[:1]}
     if spec.kind != "encoder_decoder":
         return target
     return {"source": (BATCH, SOURCE_LENGTH), "target": target}

@@ -11,15 +11,19 @@ import pytest
 from quick import slow_unless
 from small_generators import (
     END,
+    LIMIT,
     PROMPTS,
     ROOM,
     assert_greedy,
+    contrastive_reference,
+    exhaustive,
     full_logits,
     generator_of,
+    language_of_few_likely_tokens,
     log_softmax,
     run,
 )
-from small_models import as_array, logits_of
+from small_models import as_array
 
 from functional_models import generation
 from functional_models.generation import Generator
@@ -129,62 +133,11 @@ def test_beams_with_a_window_and_grouped_heads_do_not_mix_rows(windowed):
     assert run(windowed, PROMPTS, "beam", **BEAM) == alone
 
 
-def contrastive_reference(generator, prompt, number, k, alpha):
-    """Return contrastive search (Su et al. 2022, equation 5) by forward passes."""
-    from builders import build_probe
-
-    def read(rows):
-        hidden = probe(np.array(rows, "int32"), training=False)["decoder.final_norm"]
-        return as_array(hidden).astype("float64"), logits_of(generator._model, np.array(rows))
-
-    probe = build_probe(generator._model, generator._spec, "decoder.final_norm")
-    tokens = list(prompt)
-    while len(tokens) < len(prompt) + number and tokens[-1] != END:
-        logits = read([tokens])[1][0, -1].astype("float64")
-        chances = np.exp(log_softmax(logits))
-        candidates = np.argsort(-chances)[:k]
-        hidden = read([[*tokens, token] for token in candidates])[0]
-        hidden /= np.linalg.norm(hidden, axis=-1, keepdims=True)
-        similarity = np.einsum("btd,bd->bt", hidden[:, :-1], hidden[:, -1]).max(axis=1)
-        scores = (1 - alpha) * chances[candidates] - alpha * similarity
-        tokens.append(int(candidates[scores.argmax()]))
-    return tokens[len(prompt) :]
-
-
 @pytest.mark.slow
 def test_contrastive_search_equals_the_reference(language):
     expected = [contrastive_reference(language, p.tolist(), 6, 3, 0.5) for p in PROMPTS]
     assert run(language, PROMPTS, "contrastive", **CONTRASTIVE) == expected
     assert expected != run(language, PROMPTS)
-
-
-LIKELY = 5
-LIMIT = 3
-
-
-def language_of_few_likely_tokens():
-    """Return a generator with 5 possible tokens of 31."""
-    generator = generator_of(logit_bias=True, seed=1)
-    bias = next(w for w in generator._model.weights if tuple(w.shape) == (31,))
-    bias.assign(np.where(np.arange(31) < LIKELY, as_array(bias.value), -60.0))
-    return generator
-
-
-def exhaustive(generator, prompts, alpha):
-    """Return all continuations of each prompt, sorted by log P / t ** alpha."""
-    paths = set()
-    for ids in itertools.product(range(LIKELY), repeat=LIMIT):
-        paths.add(ids[: ids.index(END) + 1] if END in ids else ids)
-    paths = sorted(paths)
-    ranked = []
-    for prompt in prompts:
-        logits = full_logits(generator, [prompt] * len(paths), paths)
-        scores = [
-            log_softmax(x)[np.arange(len(path)), path].sum() / len(path) ** alpha
-            for x, path in zip(logits, paths, strict=True)
-        ]
-        ranked.append([list(paths[i]) for i in np.argsort(scores)[::-1]])
-    return ranked
 
 
 @pytest.mark.slow

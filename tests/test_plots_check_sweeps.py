@@ -61,8 +61,10 @@ def test_a_backbone_has_the_mistakes_that_are_known(name):
 
 @pytest.mark.parametrize(("name", "kind"), ALL_VARIANTS)
 def test_a_variant_has_no_finding_and_sees_what_its_kind_says(name, kind):
-    checks = plots.check(builders.build(reduced_variant(name, kind)))
+    spec = reduced_variant(name, kind)
+    checks = plots.check(builders.build(spec))
     assert [check.note for check in checks if check.note.kind == "finding"] == []
     seen = {check.verdict for check in checks if check.property == "causality"}
-    assert seen == {"all"} if kind == "encoder_only" else "causal" in seen
+    assert seen == {"all"} if kind == "encoder_only" else {"causal", "prefix"} & seen
+    assert ("prefix" in seen) == spec.prefix_lm
     assert {check.verdict for check in checks if check.property == "padding"} <= {"ignored"}

@@ -55,8 +55,8 @@ def check_description(description, spec):
     assert f"{blocks} with {paths} {sort} paths" in description
     names_norm = spec.final_norm and spec.norm_placement != "post"
     assert (", final norm;" in description) == names_norm
-    assert ("causal self-attention" in description) == (kind != "encoder")
-    assert ("in both directions" in description) == (kind != "decoder")
+    assert ("causal self-attention" in description) == (kind != "encoder" and not spec.prefix_lm)
+    assert ("in both directions" in description) == (kind != "decoder" or spec.prefix_lm)
     assert f"; {POSITIONS.get(spec.positions, spec.positions)} positions" in description
 
 

@@ -143,6 +143,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "norm_gain": norm_gain,
         "logit_gain": draw(st.booleans()),
         "kernel_constraint": "none",
+        "prefix_lm": kind == "decoder_only" and draw(st.booleans()),
         "mixer": "attention",
         "delta_key_heads": draw(st.none() | size),
         "delta_value_heads": draw(st.none() | size),

@@ -30,6 +30,7 @@ from functional_models.studies.folder import (
 )
 from functional_models.studies.planning import (
     Plan,
+    check_losses,
     chosen_baseline,
     chosen_seeds,
     sized_specs,
@@ -109,7 +110,8 @@ def compare(
 
     Raises:
         ValueError: no specs, equal names, an unknown field, a value that a spec refuses, a spec of
-            another kind than the data, or data without a held-out part; otherwise as `fit`.
+            another kind than the data or with `prefix_lm`, or data without a held-out part;
+            otherwise as `fit`.
         FileExistsError: the folder holds something else, such as a comparison on other data.
         Exception: of the first run, if all fail.
     """
@@ -131,6 +133,7 @@ def compare(
         ablate=ablate,
         learning_rates=learning_rates,
     )
+    check_losses(settings)
     if match is not None:
         length = max(round(mean_lengths(settings[0].spec, shared).target), 1)
         settings = match_sizes(settings, match, length)

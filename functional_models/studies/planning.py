@@ -136,6 +136,21 @@ def chosen_seeds(seeds: int | Sequence[int], first: int) -> tuple[int, ...]:
     return listed
 
 
+def check_losses(settings: Sequence[Setting]) -> None:
+    """Check that the losses of all settings are of the same tokens.
+
+    Raises:
+        ValueError: a prefix language model, which predicts what follows random prefixes only.
+    """
+    for setting in settings:
+        if setting.spec.prefix_lm:
+            raise ValueError(
+                f"{setting.name} has prefix_lm=True: its loss is of the tokens after random "
+                "prefixes, and not comparable with that of another model; train it with "
+                "CausalLM.fit, or `functional-models train`"
+            )
+
+
 def chosen_baseline(baseline: str | None, settings: Sequence[Setting]) -> str:
     """Return the baseline, by default the first setting.
 

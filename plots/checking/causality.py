@@ -121,7 +121,8 @@ def _note_on(line: Leak) -> Note | None:
         )
         same = [i for i, own in line.refuted.items() if own == claim]
         return Note("finding", tuple(dict.fromkeys([*crossings, *same])), text, NO_FUTURE)
-    if found.kind == "prefix" or not predicts_own_tokens(trial, line.field, line.output):
+    is_prefix = found.kind == "prefix" or line.is_prefix
+    if is_prefix or not predicts_own_tokens(trial, line.field, line.output):
         return None
     text = (
         f"{facts}, and it has a score for each token of {name!r}. {where} That is a "

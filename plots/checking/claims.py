@@ -64,6 +64,19 @@ class Leak:
         """The calls at which later positions are first seen."""
         return crossings_of(self.trial, self.trial.values, self.trial.probed[self.field.place])
 
+    @property
+    def is_prefix(self) -> bool:
+        """Whether later positions are seen within a prefix alone, as runs show or masks declare.
+
+        Runs do not show it where attentions to a prefix have a window.
+        """
+        masked = attentions_with_masks(self.trial.graph)[2]
+        kinds = [self.seen[i].kind if i in self.seen else "" for i in self.crossings]
+        is_seen = self.found.kind == "prefix" and all(kind == "prefix" for kind in kinds)
+        declared = [i in masked and masked[i].direction == "prefix" for i in self.crossings]
+        is_declared = bool(declared) and all(declared) and self.found.kind not in ("all", "future")
+        return is_seen or is_declared
+
     @cached_property
     def attentions(self) -> list[Attention]:
         """The self-attentions whose queries come from the input, on the way to the output."""
@@ -113,8 +126,7 @@ def claim_of(leak: Leak) -> str:
     for node_id in crossings:
         if node_id in leak.refuted:
             return leak.refuted[node_id]
-    is_prefix = [i in seen and seen[i].kind == "prefix" for i in crossings]
-    if leak.found.kind == "prefix" and all(is_prefix):
+    if leak.is_prefix:
         return ""
     if causal := leak.causal_attentions:
         verb = "see" if len(causal) > 1 else "sees"

@@ -264,7 +264,8 @@ def _title(
     """Return "Transformer", and what the masks show it to be."""
     if len(parts) > 1:
         return "Transformer encoder-decoder"
-    causal = {_is_causal(masked[a.id]) for own in parts.values() for a in own if a.is_self}
+    selves = [masked[a.id] for own in parts.values() for a in own if a.is_self]
+    causal = {True if own.direction == "prefix" else _is_causal(own) for own in selves}
     if causal == {True}:
         return "Transformer decoder"
     return "Transformer encoder" if causal == {False} and not crosses else "Transformer"
@@ -316,7 +317,7 @@ def _attentions_in_words(
         selves = [attention for attention in own if attention.is_self]
         if channels := [a for a in selves if _is_between_channels(graph, a)]:
             kinds.append(f"attention between channels{where}")
-        rest = [_is_causal(masked[a.id]) for a in selves if a not in channels]
+        rest = [masked[a.id] for a in selves if a not in channels]
         if rest:
             kinds.append(f"{_direction_in_words(rest)}{_in_some_blocks(counts.get(part))}{where}")
     has_cross = any(not attention.is_self for own in parts.values() for attention in own)
@@ -335,8 +336,11 @@ def _is_causal(masked: Masked) -> bool | None:
     return None if masked.direction == "later" else masked.causal
 
 
-def _direction_in_words(causal: Sequence[bool | None]) -> str:
+def _direction_in_words(masked: Sequence[Masked]) -> str:
     """Return which positions self-attentions see, as far as the graph shows it."""
+    if {own.direction for own in masked} == {"prefix"}:
+        return "self-attention that is causal after a prefix, and in both directions in it"
+    causal = [*map(_is_causal, masked)]
     if set(causal) == {True}:
         return "causal self-attention"
     if set(causal) == {False}:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from plots.arguments import model_of
+from plots.attentions import prefix_lengths
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_identity_like, is_shape_only
 from plots.reading import read_graph
@@ -26,8 +27,9 @@ def random_inputs(
     """Return a random batch that fits a model: name of the input -> array.
 
     Floats have a standard normal distribution. Integers that are looked up in an embedding are
-    drawn uniformly from its ids, without the id of the padding, if the model masks one. Other
-    integers and booleans are 1: as masks they hide nothing.
+    drawn uniformly from its ids, without the id of the padding, if the model masks one. Lengths of
+    prefixes, by the role of what takes them, are half of the length. Other integers and booleans
+    are 1: as masks they hide nothing.
 
     Args:
         model: A Functional model, or a Sequential one that is built.
@@ -46,6 +48,7 @@ def random_inputs(
     graph = read_graph(model, open_nested=True)
     looked_up, longest = ids_and_lengths(graph)
     length = min([length, *longest])
+    prefixes = prefix_lengths(graph)
     random = np.random.default_rng(seed)
     arrays = {}
     for node_id, tensor in zip(graph.inputs, model.inputs, strict=True):
@@ -65,7 +68,7 @@ def random_inputs(
         elif "float" in dtype:
             values = random.standard_normal(shape)
         else:
-            values = np.ones(shape)
+            values = np.full(shape, max(length // 2, 1) if node_id in prefixes else 1)
         arrays[tensor.name] = values.astype(np.float32 if "float" in dtype else dtype)
     return arrays
 
