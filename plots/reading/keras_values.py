@@ -223,7 +223,6 @@ def _sizes(weights: Mapping[int, Any], trained: Collection[int]) -> dict[str, An
 
 
 _SAME_FEATURE = 0.05  # largest difference of two features of one frequency
-_MOST_OF_ONE_FREQUENCY = 4
 _GENERATED = re.compile(r"\b(variable|keras_tensor)_\d+\b")
 
 
@@ -311,20 +310,23 @@ def _pattern(array: Any) -> str:
 
 
 def _is_of_one_frequency(array: Any) -> bool:
-    """Return whether features (.., t, d) are one sine and one cosine, up to rounding.
+    """Return whether the features (.., t, d) that vary are one sine and one cosine, up to rounding.
 
-    A sine and a cosine of the frequency 0, which are 0 and 1, may be beside them.
+    The others, of the frequency 0, are constant.
     """
     import numpy as np
 
-    columns = array.reshape(-1, array.shape[-1]).T
+    features = array.reshape(-1, array.shape[-1]).T
+    varying = features[np.ptp(features, axis=1) > _SAME_FEATURE]
     different: list[Any] = []
-    for column in columns:
-        is_known = any(np.abs(column - other).max() < _SAME_FEATURE for other in different)
-        different += [] if is_known else [column]
-        if len(different) > _MOST_OF_ONE_FREQUENCY:
+    for feature in varying:
+        if all(np.abs(feature - other).max() > _SAME_FEATURE for other in different):
+            different.append(feature)
+        if len(different) > 2:
             return False
-    return len(columns) > len(different) + 1
+    squares = sum(np.square(feature) for feature in different)
+    is_pair = len(different) < 2 or float(np.ptp(squares)) < _SAME_FEATURE
+    return is_pair and len(varying) > len(different)
 
 
 def _depends_on_distance(array: Any) -> bool:
