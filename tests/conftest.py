@@ -4,7 +4,12 @@ import gc
 import os
 from typing import Any
 
+import hypothesis
 import pytest
+
+# Machines may be busy, so no test fails because it took long.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # Test workers share the processor, so more threads for each would only compete.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")

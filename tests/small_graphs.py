@@ -7,7 +7,7 @@ from plots.graph import Edge, Graph, Node, Tensor
 
 WIDTH = 7
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=30)
 
 
 def made(*calls, outputs=None, name="made"):

@@ -68,7 +68,6 @@ def test_without_a_padding_id_every_label_counts():
 # Streams
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 11), st.integers(1, 7), st.integers(0, 3))
 def test_blocks_of_an_epoch_do_not_overlap(extra, block, batch_size, epoch):
     batches = TokenBatches(stream(block + 1 + extra), block=block, batch_size=batch_size)
@@ -100,7 +99,6 @@ def test_epochs_differ_in_order_and_offset():
     assert first[0, 0] % 11 != second[0, 0] % 11  # true of this seed
 
 
-@settings(deadline=None)
 @given(st.integers(0, 150), st.integers(1, 11), st.integers(1, 7))
 def test_eval_batches_have_every_label_of_a_stream_once_and_in_order(extra, block, batch_size):
     tokens = stream(block + 1 + extra)
@@ -115,7 +113,7 @@ def test_eval_batches_have_every_label_of_a_stream_once_and_in_order(extra, bloc
 # Pairs
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 60), st.integers(1, 7), st.integers(0, 3))
 def test_an_epoch_contains_every_pair_exactly_once(number, batch_size, epoch):
     given_pairs = pairs(number)

@@ -157,7 +157,6 @@ def test_random_specs_cover_every_field_and_every_built_in_value() -> None:
     @given(field_values())
     @settings(
         max_examples=30,
-        deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
@@ -345,9 +344,7 @@ def test_a_mix_of_recent_choices_decodes_in_steps_of_any_size(name: str) -> None
 
 @pytest.mark.slow
 @given(small_specs())
-@settings(
-    max_examples=scale_examples(50), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=scale_examples(50), suppress_health_check=[HealthCheck.too_slow])
 def test_random_specs_have_every_property(spec: builders.TransformerSpec) -> None:
     model = shared_model(spec)
     error = rounding_error(spec, weights_by_name(model), random_tokens(spec))
@@ -358,9 +355,7 @@ def test_random_specs_have_every_property(spec: builders.TransformerSpec) -> Non
 
 @pytest.mark.slow
 @given(small_specs(KINDS))
-@settings(
-    max_examples=scale_examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=scale_examples(25), suppress_health_check=[HealthCheck.too_slow])
 def test_random_specs_decode_in_steps_of_any_size(spec: builders.TransformerSpec) -> None:
     model = shared_model(spec)
     error = rounding_error(spec, weights_by_name(model), random_tokens(spec))

@@ -412,16 +412,14 @@ def assert_random_spec_equals_reference(spec: builders.TransformerSpec) -> None:
 
 
 @given(small_specs())
-@settings(max_examples=scale_examples(8), deadline=None, derandomize=True)
+@settings(max_examples=scale_examples(8), derandomize=True)
 def test_logits_of_random_specs_equal_the_numpy_reference(spec: builders.TransformerSpec) -> None:
     assert_random_spec_equals_reference(spec)
 
 
 @pytest.mark.slow
 @given(small_specs())
-@settings(
-    max_examples=scale_examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=scale_examples(200), suppress_health_check=[HealthCheck.too_slow])
 def test_logits_of_many_random_specs_equal_the_numpy_reference(
     spec: builders.TransformerSpec,
 ) -> None:

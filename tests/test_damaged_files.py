@@ -47,7 +47,7 @@ def changed(data, rng, wrong):
 
 
 @given(st.randoms(use_true_random=False), WRONG)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_graph_with_a_wrong_value_is_read_or_refused(rng, wrong):
     text = json.dumps(changed(json.loads(GRAPH), rng, wrong))
     try:
@@ -60,7 +60,7 @@ def test_a_graph_with_a_wrong_value_is_read_or_refused(rng, wrong):
 
 
 @given(st.randoms(use_true_random=False), WRONG)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_spec_with_a_wrong_value_is_read_or_refused(rng, wrong):
     spec = TransformerSpec(vocabulary_size=31, num_layers=3, hidden_dim=14, num_heads=2)
     text = json.dumps(changed(json.loads(spec.to_json()), rng, wrong))

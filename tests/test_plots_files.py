@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import plots
@@ -17,7 +17,6 @@ from plots.files import write_picture, write_whole
 
 
 @given(st.text())
-@settings(deadline=None)
 def test_text_is_written_as_utf_8_with_its_line_ends(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("files") / "a.txt"
     assert write_whole(path, text) == path

@@ -169,7 +169,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(field_values(), st.integers(1, 97))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_spec_is_unchanged_by_json_and_by_replace(values: dict[str, Any], factor: int) -> None:
     """`replace` recomputes the derived fields, those of a loaded spec too."""
     assert values.keys() == {field.name for field in dataclasses.fields(TransformerSpec)}
