@@ -107,6 +107,10 @@ class Generator:
         else:
             cache, read = self._read(batch, source, sampler, whole_prompt=True)
             hidden = self._hidden_states(batch, read)
+            # The loop reads the last token again, into the same slot. A memory that adds tokens up
+            # must not have it yet.
+            if any(block.mixer != "attention" for block in self._spec.blocks("decoder")):
+                cache, _ = self._read(batch, source, sampler, whole_prompt=False)
         loop = self._loop(sampler, ends, self._search)
         weights = self._transposed(self._weights.values())
         # As in Hugging Face, a target has one start token; others count as generated.

@@ -141,6 +141,13 @@ def test_contrastive_search_equals_the_reference(language):
 
 
 @pytest.mark.slow
+def test_contrastive_search_reads_each_token_once_into_a_memory_that_adds_up():
+    language = generator_of(mixer="gated_delta", seed=2)
+    expected = [contrastive_reference(language, p.tolist(), 6, 3, 0.5) for p in PROMPTS]
+    assert run(language, PROMPTS, "contrastive", **CONTRASTIVE) == expected
+
+
+@pytest.mark.slow
 def test_wide_beams_find_the_best_continuations():
     generator = language_of_few_likely_tokens()
     prompts = [np.array([2, 3]), np.array([4]), np.array([3, 3, 2])]
