@@ -100,7 +100,7 @@ class _Factors(keras.optimizers.Optimizer):
         for variable in variables:
             factor = self._factors[self._get_variable_index(variable)]
             groups.setdefault(factor, []).append(variable)
-        decay = self.weight_decay
+        decay: float | None = self.weight_decay
         for factor, group in groups.items():
             self.weight_decay = None if decay is None else decay * factor
             super()._apply_weight_decay(group)

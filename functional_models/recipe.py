@@ -147,7 +147,7 @@ class Recipe:
 
 def rate_factors(text: str) -> dict[str, float] | None:
     """Return the factors in `Recipe.learning_rate_factors` by name; None if the text has others."""
-    found = {}
+    found: dict[str, float] = {}
     for item in text.split():
         name, _, number = item.rpartition("=")
         try:
