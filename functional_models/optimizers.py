@@ -77,6 +77,8 @@ class _Factors(keras.optimizers.Optimizer):
         factors: of the learning rate, by the path of a weight.
     """
 
+    weight_decay: float | None
+
     def __init__(
         self, *args: Any, factors: Mapping[str, float] | None = None, **kwargs: Any
     ) -> None:
@@ -100,7 +102,7 @@ class _Factors(keras.optimizers.Optimizer):
         for variable in variables:
             factor = self._factors[self._get_variable_index(variable)]
             groups.setdefault(factor, []).append(variable)
-        decay: float | None = self.weight_decay
+        decay = self.weight_decay
         for factor, group in groups.items():
             self.weight_decay = None if decay is None else decay * factor
             super()._apply_weight_decay(group)
