@@ -22,9 +22,9 @@ import numpy as np
 from functional_models.averages import Averages
 from functional_models.checks import check_is_file
 from functional_models.compiled import to_numpy
-from functional_models.distribution import in_first_process, is_first_process, of_all_processes
 from functional_models.folders import GO_ON
 from functional_models.folders import RUN as CHECKPOINT
+from functional_models.processes import in_first_process, is_first_process, of_all_processes
 from plots.files import write_whole
 
 Row = dict[str, float]

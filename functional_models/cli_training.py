@@ -188,12 +188,12 @@ def _distribute(
     if not given:
         return True
     import_keras()
-    from functional_models import distribution
+    from functional_models import distribution, processes
 
     distribution.distribute(**given)
     distribution.check_split(spec)
     distribution.check_batch_size(recipe.batch_size, recipe.gradient_accumulation)
-    return distribution.is_first_process()
+    return processes.is_first_process()
 
 
 def _train(

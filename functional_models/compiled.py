@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from functional_models.distribution import whole
+from functional_models.processes import whole
 
 Tensor = Any
 

@@ -20,7 +20,7 @@ from builders.memory import check_memory
 from functional_models.checks import check_count
 from functional_models.compiled import to_numpy
 from functional_models.descriptions import spec_line
-from functional_models.distribution import check_split, in_first_process, whole_weights
+from functional_models.distribution import check_split
 from functional_models.generation import Generator
 from functional_models.lora import QUERY_AND_VALUE, enable_lora, freeze, merge_lora
 from functional_models.model_folder import (
@@ -31,6 +31,7 @@ from functional_models.model_folder import (
     restore_weights,
     write_model_folder,
 )
+from functional_models.processes import in_first_process, whole_weights
 from functional_models.recipe import Recipe
 from functional_models.tokenizers import Tokenizer
 

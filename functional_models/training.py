@@ -16,16 +16,11 @@ import keras
 from functional_models.averages import Averages
 from functional_models.batches import Batches, evaluation_data, training_data
 from functional_models.callbacks import Checkpoint, Record, Row, SampleText
-from functional_models.distribution import (
-    check_batch_size,
-    check_is_distributed,
-    check_is_same,
-    is_first_process,
-    reports_lost_processes,
-)
+from functional_models.distribution import check_batch_size, check_is_distributed
 from functional_models.losses import TokenCrossEntropy, token_metrics
 from functional_models.memory import keep_again
 from functional_models.optimizers import make_optimizer
+from functional_models.processes import check_is_same, is_first_process, reports_lost_processes
 from functional_models.progress import Progress, header
 from functional_models.recipe import Recipe
 from functional_models.training_graph import TrainingGraph, result_metrics
@@ -79,7 +74,7 @@ def train(
     Raises:
         ValueError: the folder holds a run of another model, recipe or data, or the loss is not
             finite; or with several devices, they do not divide the batch.
-        ConnectionError: another process of the run has ended.
+        ConnectionError: the computation with other processes failed.
     """
     parts = recipe.gradient_accumulation
     check_batch_size(recipe.batch_size, parts)

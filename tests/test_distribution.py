@@ -4,7 +4,6 @@
 """
 
 import os
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -137,8 +136,6 @@ def test_without_a_distribution_nothing_changes():
     batch = batches.batch(0)
     assert distribution.fill_rows(batch) is batch
     assert distribution.own_rows(batch) is batch
-    assert distribution.of_all_processes(7) == [7]
-    assert distribution.is_first_process()
     assert not distribution.describe()
     distribution.check_batch_size(3)
     assert evaluation_data(batches) is not None
@@ -194,21 +191,6 @@ def test_numbers_that_do_not_divide_raise(numbers, message):
     names = [f"cpu:{i}" for i in range(there)]
     with pytest.raises(ValueError, match=message):
         distribution._check_numbers(devices, names, model_parallel, processes)
-
-
-def test_a_lost_process_is_reported(monkeypatch):
-    jax = pytest.importorskip("jax")
-
-    @distribution.reports_lost_processes()
-    def fail():
-        raise jax.errors.JaxRuntimeError("Gloo all-reduce failed\nConnection closed by peer")
-
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        fail()
-    shared = SimpleNamespace(num_processes=2)
-    monkeypatch.setattr(keras.distribution, "distribution", lambda: shared)
-    with pytest.raises(ConnectionError, match=r"\(Gloo all-reduce failed\); .* start all again"):
-        fail()
 
 
 @pytest.mark.slow
