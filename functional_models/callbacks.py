@@ -124,6 +124,10 @@ def _decisive_loss(row: Row) -> float:
     return row.get("val_loss", row["loss"])
 
 
+_LONGEST_CACHE = 60
+"""Seconds for which a machine may not see a new file of another one: of NFS, by default."""
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Saves the complete state of a run, so that it resumes as if it had not been interrupted.
 
@@ -166,6 +170,9 @@ class Checkpoint(keras.callbacks.Callback):
                     raise
         if not all(of_all_processes(restored)):  # none is replaced while others read it
             self.on_epoch_end(0)
+            end = time.monotonic() + _LONGEST_CACHE
+            while not (is_first_process() or self.path.exists()) and time.monotonic() < end:
+                time.sleep(1)
             self._is_seen()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -176,7 +176,6 @@ def _join(hosts: str, process: int | None, processes: int | None, timeout: int) 
             process,
             initialization_timeout=timeout,
             heartbeat_timeout_seconds=min(timeout, _LONGEST_SILENCE),
-            shutdown_timeout_seconds=min(timeout, _LONGEST_SILENCE),
         )
     except ValueError:
         raise ValueError(

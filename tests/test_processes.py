@@ -93,7 +93,7 @@ def command(folder, steps=12):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--model-parallel", "2"], ["--model-parallel", "4"]])
+@pytest.mark.parametrize("options", [[], ["--model-parallel", "4"]])
 def test_two_processes_have_the_losses_of_one(alone, tmp_path, options):
     arguments = [*command(alone), "--to", str(tmp_path / "run"), "--sample", "the", *options]
     first, second = finish(start_two(arguments))
