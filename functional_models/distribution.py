@@ -50,12 +50,14 @@ class SplitModel(keras.distribution.ModelParallel):
 
     def get_variable_layout(self, variable: keras.Variable) -> Any:
         layout = super().get_variable_layout(variable)
-        parts = self.device_mesh.shape[1]
-        axes = getattr(layout, "axes", ())
-        if any(a and n % parts for a, n in zip(axes, variable.shape, strict=False)):
-            whole = [None] * len(variable.shape)
-            return keras.distribution.TensorLayout(whole, self.device_mesh)
-        return layout
+        parts, shape = self.device_mesh.shape[1], variable.shape
+        axes = getattr(layout, "axes", None)
+        if axes is None:  # a layout of JAX, which the variable was made with
+            return layout
+        fits = len(axes) == len(shape)  # another layer of such a name may have another kernel
+        if fits and all(n % parts == 0 for axis, n in zip(axes, shape, strict=True) if axis):
+            return layout
+        return keras.distribution.TensorLayout([None] * len(shape), self.device_mesh)
 
 
 def distribute(

@@ -4,6 +4,7 @@
 """
 
 import os
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -66,6 +67,11 @@ def test_heads_and_words_that_do_not_divide_stay_whole(split_in_two):
     assert found == {
         path: axes for path, axes in SPLIT.items() if not any(name in path for name in wholes)
     }
+
+
+def test_a_kernel_of_another_layer_with_such_a_name_stays_whole(split_in_two):
+    dense = SimpleNamespace(path="my_attention.query/kernel", shape=(14, 22))
+    assert split_in_two.get_variable_layout(dense).axes == (WHOLE, WHOLE)
 
 
 def test_latent_attention_and_experts_are_split(split_in_two):
