@@ -43,7 +43,8 @@ class Averages:
         if not self.exist or not self._optimizer.built:
             return
         for variable, average in self._pairs():
-            variable.assign(average)
+            # A copy: on JAX both would be one array, which the next step of either gives away.
+            variable.assign(keras.ops.copy(average.value))
 
     @property
     def _trained(self) -> list[keras.Variable]:

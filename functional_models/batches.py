@@ -428,9 +428,11 @@ def _dataset(generate: Callable[[], Iterator[Batch]], labelled: bool, parts: int
     """Return the batches of a generator function in the best form for the backend."""
     import keras
 
+    from functional_models.distribution import fill_rows, own_rows
+
     def batches() -> Iterator[Batch]:
-        for batch in generate():
-            yield from _with_labels(batch, parts) if labelled else [batch]
+        for batch in map(fill_rows, generate()):
+            yield from map(own_rows, _with_labels(batch, parts) if labelled else [batch])
 
     if keras.backend.backend() != "tensorflow":
         return batches()

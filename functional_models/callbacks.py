@@ -24,6 +24,7 @@ from functional_models.checks import check_is_file
 from functional_models.compiled import to_numpy
 from functional_models.folders import GO_ON
 from functional_models.folders import RUN as CHECKPOINT
+from functional_models.processes import in_first_process, is_first_process, of_all_processes
 from plots.files import write_whole
 
 Row = dict[str, float]
@@ -123,6 +124,10 @@ def _decisive_loss(row: Row) -> float:
     return row.get("val_loss", row["loss"])
 
 
+_LONGEST_CACHE = 60
+"""Seconds for which a machine may not see a new file of another one: of NFS, by default."""
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Saves the complete state of a run, so that it resumes as if it had not been interrupted.
 
@@ -155,14 +160,20 @@ class Checkpoint(keras.callbacks.Callback):
             ValueError: the checkpoint is damaged, or belongs to another run.
         """
         self.set_model(model)
-        if self.path.exists():
+        restored = False
+        if self._is_seen():
             try:
                 self._restore()
-                return
+                restored = True
             except ValueError:
                 if not overwrite:
                     raise
-        self.on_epoch_end(0)
+        if not all(of_all_processes(restored)):  # none is replaced while others read it
+            self.on_epoch_end(0)
+            end = time.monotonic() + _LONGEST_CACHE
+            while not (is_first_process() or self.path.exists()) and time.monotonic() < end:
+                time.sleep(1)
+            self._is_seen()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         state = json.dumps({"run": self._run, "rows": self._record.rows})
@@ -170,7 +181,24 @@ class Checkpoint(keras.callbacks.Callback):
         arrays: dict[str, Any] = {
             f"array_{i}": to_numpy(variable) for i, variable in enumerate(_state(self.model))
         }
-        write_whole(self.path, lambda path: np.savez(path, state=np.array(state), **arrays))
+        in_first_process(
+            lambda: write_whole(
+                self.path, lambda path: np.savez(path, state=np.array(state), **arrays)
+            )
+        )
+
+    def _is_seen(self) -> bool:
+        """Return whether there is a checkpoint; all processes must see it, or none.
+
+        Raises:
+            ValueError: some see it.
+        """
+        seen = of_all_processes(self.path.exists())
+        if len(set(seen)) > 1:
+            raise ValueError(
+                f"{self.path} is not seen by all processes; give a folder that all machines share"
+            )
+        return bool(seen[0])
 
     def _restore(self) -> None:
         variables = _state(self.model)
@@ -249,7 +277,9 @@ class SampleText(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         try:
             with self._averages():
-                print(self._sample(), flush=True)
+                text = self._sample()
+            if is_first_process():
+                print(text, flush=True)
         except OSError:  # the output is closed
             raise
         except Exception as error:

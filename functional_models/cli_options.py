@@ -181,6 +181,31 @@ def add_recipe_options(sub: argparse.ArgumentParser, recipe: Recipe) -> None:
     _add_documented_options(group, Recipe, dataclasses.asdict(recipe))
 
 
+def add_device_options(sub: argparse.ArgumentParser) -> None:
+    """Add the arguments of `distribute`."""
+    text = "of JAX (KERAS_BACKEND=jax), without one of these options a single one"
+    group = sub.add_argument_group("devices", text)
+    text = "number of devices, of all processes together; default: all"
+    group.add_argument("--devices", type=whole_number, metavar="N", help=text)
+    text = "devices that share the weights of a model, as in Megatron-LM; default: 1"
+    group.add_argument("--model-parallel", type=whole_number, metavar="N", help=text)
+    text = "address HOST:PORT of process 0, or auto in a job of Slurm, Open MPI, Kubernetes or a "
+    text += "TPU pod; default: there is one process"
+    group.add_argument("--hosts", metavar="HOST:PORT", help=text)
+    text = "number of this process, from 0; default: auto finds it"
+    group.add_argument("--process", type=whole_number, metavar="N", help=text)
+    text = "number of processes; default: auto finds it"
+    group.add_argument("--processes", type=whole_number, metavar="N", help=text)
+    text = "seconds to wait for the other processes; default: 300"
+    group.add_argument("--timeout", type=whole_number, metavar="N", help=text)
+
+
+def device_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `distribute` that were given."""
+    names = ("devices", "model_parallel", "hosts", "process", "processes", "timeout")
+    return _given(options, names)
+
+
 def recipe_changes(options: argparse.Namespace) -> dict[str, Any]:
     """Return the recipe fields that were given."""
     return _given(options, RECIPE_FIELDS)

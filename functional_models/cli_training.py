@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,10 +14,13 @@ from functional_models.cli_options import (
     DATA_HELP,
     FOLDER_HELP,
     add_data_options,
+    add_device_options,
     add_flag,
     add_recipe_options,
     add_spec_options,
     complete_with,
+    device_options,
+    discarded_stdout,
     import_keras,
     load_model,
     real_number,
@@ -41,6 +45,7 @@ def add_training_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     sub.add_argument("--sample", metavar="TEXT", help=text)
     add_spec_options(sub, "pre_norm_learned")
     add_recipe_options(sub, Recipe())
+    add_device_options(sub)
     add_flag(sub, "--tensorboard", "also write the reports for TensorBoard, to FOLDER/tensorboard")
 
     text = "train variants with the same budget and compare them"
@@ -167,7 +172,34 @@ def train(options: argparse.Namespace) -> None:
     pairs = (of_data if kind == "encoder_only" else kind) == "encoder_decoder"
     if kind == "encoder_only" and options.sample:
         raise ValueError("--sample: an encoder continues no text; omit it")
-    builders.variant(options.variant, kind=kind, **changes)  # raises before data is read
+    spec = builders.variant(options.variant, kind=kind, **changes)  # raises before data is read
+    is_first = _distribute(options, spec, recipe)
+    if not is_first:
+        options.quiet, options.tensorboard = True, False
+    with nullcontext() if is_first else discarded_stdout():
+        _train(options, recipe, kind, changes, pairs=pairs)
+
+
+def _distribute(
+    options: argparse.Namespace, spec: builders.TransformerSpec, recipe: Recipe
+) -> bool:
+    """Set up the devices that were asked for; return whether this process is the first."""
+    given = device_options(options)
+    if not given:
+        return True
+    import_keras()
+    from functional_models import distribution, processes
+
+    distribution.distribute(**given)
+    distribution.check_split(spec)
+    distribution.check_batch_size(recipe.batch_size, recipe.gradient_accumulation)
+    return processes.is_first_process()
+
+
+def _train(
+    options: argparse.Namespace, recipe: Recipe, kind: str, changes: dict[str, Any], *, pairs: bool
+) -> None:
+    """Train a model with options that are checked."""
     corpus = _corpus(options, "encoder_decoder" if pairs else "decoder_only")
     if kind == "encoder_only":
         changes = {**_encoder_head(corpus), **changes}

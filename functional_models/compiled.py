@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
+from functional_models.processes import whole
+
 Tensor = Any
 
 
@@ -159,7 +161,7 @@ def with_projections(step: keras.Model) -> keras.Model:
 
 def to_numpy(x: Tensor) -> np.ndarray:
     """Return a tensor or variable as a NumPy array, bfloat16 as float32."""
-    array = ops.convert_to_numpy(x)
+    array = ops.convert_to_numpy(whole(x))
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 

@@ -284,7 +284,10 @@ def read_model_folder(folder: str | Path) -> ModelFolder:
 
 
 def _read(folder: Path, manifest: Mapping[str, Any]) -> ModelFolder:
+    from functional_models.distribution import check_split  # which imports Keras
+
     spec = read_spec(folder)
+    check_split(spec)
     names = manifest["tokenizers"]
     tokenizers = {role: _read_tokenizer(folder / name) for role, name in names.items()}
     model = builders.build(spec)

@@ -12,6 +12,7 @@ import keras
 
 from functional_models.batches import Batches
 from functional_models.callbacks import Record, Row
+from functional_models.distribution import describe
 from functional_models.reading import FIRST_INTERVAL, LONGEST_INTERVAL, duration
 from functional_models.recipe import Recipe
 
@@ -114,7 +115,7 @@ def _counted(number: int, word: str) -> str:
 
 
 def device() -> str:
-    """Return the backend with its version, and the device that it computes on."""
+    """Return the backend with its version, and the devices that it computes on."""
     name = keras.backend.backend()
     if name == "tensorflow":
         import tensorflow as tf
@@ -134,7 +135,10 @@ def device() -> str:
         names = [torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     where = names[0] if names else f"CPU ({cores} cores)"
-    return f"{where}{f' (1 of {len(names)})' * (len(names) > 1)}, {title}"
+    distribution = describe()
+    if len(names) > 1 and not distribution:
+        where += f" (1 of {len(names)})"
+    return f"{where}, {title}{distribution}"
 
 
 def learning_rate(model: keras.Model) -> float:

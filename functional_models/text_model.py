@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from builders.memory import check_memory
 from functional_models.checks import check_count
 from functional_models.compiled import to_numpy
 from functional_models.descriptions import spec_line
+from functional_models.distribution import check_split
 from functional_models.generation import Generator
 from functional_models.lora import QUERY_AND_VALUE, enable_lora, freeze, merge_lora
 from functional_models.model_folder import (
@@ -29,6 +31,7 @@ from functional_models.model_folder import (
     restore_weights,
     write_model_folder,
 )
+from functional_models.processes import in_first_process, whole_weights
 from functional_models.prompts import model_inputs
 from functional_models.recipe import Recipe
 from functional_models.tokenizers import Tokenizer
@@ -106,6 +109,7 @@ class TextModel(ABC):
     ) -> None:
         self.tokenizers = tokenizers
         self.spec = self._fitting_spec(spec)
+        check_split(self.spec)
         self.model = builders.build(self.spec) if model is None else model
         self.history: list[Row] = []
         self.folder: Path | None = None
@@ -403,14 +407,22 @@ class TextModel(ABC):
         for tokenizer in self.tokenizers.values():
             _ = tokenizer.file_content  # raises now, not at the first report
         content = ModelFolder(self.spec, self.model, self.tokenizers)
-        with model_writer(folder, overwrite=overwrite, resumes=True) as path:
+
+        def save_best() -> None:
+            with whole_weights(self.model):
+                in_first_process(lambda: replace_model(Path(folder), content, of_run=True))
+
+        with ExitStack() as stack:
+            writer = model_writer(folder, overwrite=overwrite, resumes=True)
+            in_first_process(lambda: stack.enter_context(writer))
+            path = Path(folder)
             self.history = train(
                 graph,
                 batches,
                 recipe,
                 folder=path,
                 overwrite=overwrite,
-                save_best=lambda: replace_model(path, content, of_run=True),
+                save_best=save_best,
                 identity={"spec": self.spec.to_dict()},
                 **options,
             )

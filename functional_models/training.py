@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,9 +16,11 @@ import keras
 from functional_models.averages import Averages
 from functional_models.batches import Batches, evaluation_data, training_data
 from functional_models.callbacks import Checkpoint, Record, Row, SampleText
+from functional_models.distribution import check_batch_size, check_is_distributed
 from functional_models.losses import TokenCrossEntropy, token_metrics
 from functional_models.memory import keep_again
 from functional_models.optimizers import make_optimizer
+from functional_models.processes import check_is_same, is_first_process, reports_lost_processes
 from functional_models.progress import Progress, header
 from functional_models.recipe import Recipe
 from functional_models.training_graph import TrainingGraph, result_metrics
@@ -26,6 +29,7 @@ from functional_models.training_graph import TrainingGraph, result_metrics
 _EVALUATORS: WeakKeyDictionary[keras.Model, dict[Any, TrainingGraph]] = WeakKeyDictionary()
 
 
+@reports_lost_processes()
 def train(
     model: keras.Model,
     batches: Batches,
@@ -69,10 +73,12 @@ def train(
 
     Raises:
         ValueError: the folder holds a run of another model, recipe or data, or the loss is not
-            finite.
+            finite; or with several devices, they do not divide the batch.
+        ConnectionError: the computation with other processes failed.
     """
-    optimizer = make_optimizer(recipe, model)
     parts = recipe.gradient_accumulation
+    check_batch_size(recipe.batch_size, parts)
+    optimizer = make_optimizer(recipe, model)
     averages = Averages(model, optimizer)
     model.compile(
         optimizer=optimizer,
@@ -95,11 +101,12 @@ def train(
             "model": [f"{weight.path} {tuple(weight.shape)}" for weight in model.weights],
             "trained weights": [weight.path for weight in model.trainable_weights],
         }
+        check_is_same("data, recipes or models", json.dumps(run))
         checkpoint = Checkpoint(Path(folder), run, record)
         checkpoint.start(model, overwrite=overwrite)
     watchers: list[keras.callbacks.Callback] = [record]
     bar = Progress(record, recipe.steps)
-    if progress:
+    if progress and is_first_process():
         watchers.append(bar)
         print(header(model, batches, recipe), flush=True)
         if record.step == recipe.steps:
@@ -180,6 +187,7 @@ def _compiled_graph(
     recipe: Recipe | None = None,
 ) -> TrainingGraph:
     """Return the graph that evaluates a model on batches, or trains it."""
+    check_is_distributed(model)
     parts = recipe.gradient_accumulation if recipe else 1
     graph = TrainingGraph(
         model,
