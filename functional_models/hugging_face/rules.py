@@ -188,6 +188,9 @@ _YARN_DEFAULTS = {
 _OMITTED = {"truncate": True}
 """Settings that are not written where they have this value, which old versions do not know."""
 
+_FACTORS = ("factor", "beta_slow", "beta_fast")
+"""Ends of the settings that are numbers and no lengths."""
+
 _YARN_MAGNITUDE = ("attention_factor", "mscale", "mscale_all_dim")
 
 
@@ -247,7 +250,12 @@ def written_scaling(spec: TransformerSpec, kind: str = "rope_type") -> dict[str,
     names = _SCALINGS.get(spec.rotary_scaling)
     if not names:
         return None
-    scaling = {key: getattr(spec, name) for key, name in names.items()}
+    # Transformers warns of ints among the factors.
+    scaling = {
+        key: float(value) if key.endswith(_FACTORS) else value
+        for key, name in names.items()
+        for value in [getattr(spec, name)]
+    }
     scaling = {key: value for key, value in scaling.items() if _OMITTED.get(key) != value}
     if spec.rotary_scaling == "yarn" and spec.rotary_magnitude is not None:
         scaling["attention_factor"] = float(spec.rotary_magnitude)
@@ -287,6 +295,17 @@ def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, An
     return {names[key]: value for key, value in given.items()} | magnitude
 
 
+def settings_of(name: str, value: Any) -> dict[str, Any]:
+    """Return a copy of the settings that a key has, by name; none where it is null.
+
+    Raises:
+        ValueError: it has something else.
+    """
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name}={value!r}: cannot be read; it must be settings by name, or null")
+    return dict(value or {})
+
+
 def agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
     """Return the value of several keys, which may also be among the rotary settings."""
     values = [(key, config[key]) for key in keys] + [(key, given.pop(key, None)) for key in keys]
@@ -312,7 +331,7 @@ def rope_settings(config: Config) -> tuple[str, dict[str, Any]]:
             f"rope_scaling={scaling!r} and rope_parameters={parameters!r}: remove one of them"
         )
     name = "rope_scaling" if parameters is None else "rope_parameters"
-    return name, dict(config[name] or {})
+    return name, settings_of(name, config[name])
 
 
 def rope_type(name: str, given: dict[str, Any]) -> str:
