@@ -36,7 +36,7 @@ BAD = [
     (["inspect", "{text.txt}"], "text.txt is not a model: give a variant or a model folder"),
     (["inspect", "nowhere"], "nor is there a file or folder nowhere"),
     (["plot", "{text.txt}"], "text.txt is not a model: give a variant, a model folder, a .keras"),
-    (["import", "{nothing}", "--to", "{out}"], "nothing has no config.json; give the name of a"),
+    (["import", "{nothing}", "--to", "{out}"], "nothing has no config.json; give the folder of"),
     (["compare", "--to", "{text.txt}", "--data", "{pairs.tsv}", *TINY], "is a file; give the"),
     ([*TRAIN, "--data", "{nowhere.txt}"], "there is no file"),
     ([*TRAIN, "--data", "{empty.txt}"], "empty.txt has no text"),
