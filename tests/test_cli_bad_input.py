@@ -37,6 +37,8 @@ BAD = [
     (["inspect", "nowhere"], "nor is there a file or folder nowhere"),
     (["plot", "{text.txt}"], "text.txt is not a model: give a variant, a model folder, a .keras"),
     (["import", "{nothing}", "--to", "{out}"], "nothing has no config.json; give the folder of"),
+    (["import", "{nowhere}", "--to", "{out}"], "nowhere nor a preset of KerasHub of this name"),
+    (["import", "{text.txt}", "--to", "{out}"], "text.txt is a file; give the folder that has it"),
     (["compare", "--to", "{text.txt}", "--data", "{pairs.tsv}", *TINY], "is a file; give the"),
     ([*TRAIN, "--data", "{nowhere.txt}"], "there is no file"),
     ([*TRAIN, "--data", "{empty.txt}"], "empty.txt has no text"),

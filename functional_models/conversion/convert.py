@@ -176,6 +176,11 @@ def _loaded(preset: str) -> _Parts:
         backbone = keras_hub.models.Backbone.from_preset(preset)
     except (ValueError, FileNotFoundError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
+        if "Unknown preset" in reason and not os.path.lexists(preset):
+            raise ValueError(
+                f"there is neither a folder {preset} nor a preset of KerasHub of this name; give "
+                "the path of a folder, or the name of a preset"
+            ) from error
         raise ValueError(
             f"KerasHub cannot load {preset}: {reason}; give the name of a preset, or a folder in "
             "KerasHub or Hugging Face format"

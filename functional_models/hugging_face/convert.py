@@ -9,7 +9,8 @@ import dataclasses
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,24 +115,20 @@ def from_hugging_face(
     """
     path = check_path("the folder of a model", folder)
     source = _of_gguf(path) if _is_gguf(path) else _of_folder(path)
-    try:
+    with _located(source.path, path):
         config = text_config(source.config)
         family, head = family_of(config)
+    with _located(path, path):
         stored, left_out = text_tensors(source.config.get("model_type"), source.tensors())
         tensors = Tensors(stored, family)
+    with _located(source.path, path):
         spec = spec_from(family, head, config, tensors)
-    except ValueError as error:
-        message = str(error)
-        where = "" if str(path) in message else f"{source.path}: "
-        raise ValueError(f"{where}{message}") from None
     tokenizers, problem = _tokenizers(source, spec, tokenizer)
     with precision(dtype), without_weights():
         model = builders.build(spec)
-    try:
+    with _located(path, path):
         assign_weights(model, spec, family.layers_of(spec, config), tensors)
         tensors.check_all_read(head, spec)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     # A model that is refused has one line.
     for message in filter(None, (left_out, problem)):
         warnings.warn(message, stacklevel=2)
@@ -139,6 +136,18 @@ def from_hugging_face(
         [*_, end_id] = [None, *(tokenizer.end_id for tokenizer in tokenizers.values())]
         warn_of_unused_settings(source.settings, settings_file(path), GENERATES[spec.kind], end_id)
     return wrap_model(spec, model, tokenizers)
+
+
+@contextmanager
+def _located(place: Path, source: Path) -> Iterator[None]:
+    """Name a place in errors that do not begin with the path of the source."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(
+            message if message.startswith(str(source)) else f"{place}: {message}"
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)
