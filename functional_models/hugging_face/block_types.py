@@ -228,6 +228,7 @@ def _of_type(
     found = base if config[key] is None else config[key]
     if found is None:
         raise ValueError(
-            f"{key} is missing, and versions of transformers disagree on its default; give it"
+            f"{key} is missing, also in rope_parameters, and versions of transformers disagree on "
+            "its default; give it"
         )
     return {"rotary_base": found, **rotary_scaling(name, given)}

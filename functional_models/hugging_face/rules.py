@@ -225,8 +225,8 @@ def rotary(
         name, given = rope_settings(config)
         if scales and not given:
             raise ValueError(
-                f"{name} is missing, for which versions of transformers have other defaults; give "
-                'it, such as {"rope_type": "default"}'
+                "rope_scaling is missing, for which versions of transformers have other defaults; "
+                'give it, or rope_parameters, such as {"rope_type": "default"}'
             )
         fraction = agreed(config, given, shares, share)
         return {
@@ -318,7 +318,8 @@ def agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default
         raise ValueError(f"{shown}: given with two values; remove one of them")
     if not found and default is None:
         raise ValueError(
-            f"{keys[0]} is missing, and versions of transformers disagree on its default; give it"
+            f"{keys[0]} is missing, also in rope_parameters, and versions of transformers disagree "
+            "on its default; give it"
         )
     return next(iter(found), default)
 
