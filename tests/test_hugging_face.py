@@ -303,6 +303,12 @@ def test_the_gelu_of_the_first_gemma_is_the_approximation() -> None:
     [
         ("llama", {"max_position_embeddings": None}, "max_position_embeddings: max_sequence_len"),
         ("phi", {"partial_rotary_factor": 0.4}, "partial_rotary_factor.*: rotary_dim=3: must"),
+        ("smollm3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5: must be 1, or abs"),
+        (
+            "exaone4",
+            {"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor=0.5: must be 1, or absent",
+        ),
         ("gpt_neox", {"rotary_pct": 0.5, "partial_rotary_factor": 1.0}, "=1.0 and rotary_pct=0.5"),
         ("modernbert", {"local_rope_theta": None}, "local_rope_theta=None: must have a value"),
     ],

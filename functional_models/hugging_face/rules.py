@@ -214,7 +214,8 @@ def rotary(
 
     Args:
         base: base where no key has it; `None`: a key must.
-        share: share of the channels of a head that are rotated, where no key has it.
+        share: share of the channels of a head that are rotated, where no key has it; 1: always
+            all of them.
         bases: keys of the base, which must agree.
         shares: keys of the share.
         kind: key of the type of a scaling, where it is written.
@@ -229,6 +230,11 @@ def rotary(
                 'give it, or rope_parameters, such as {"rope_type": "default"}'
             )
         fraction = agreed(config, given, shares, share)
+        if share == 1 and fraction != 1:
+            raise ValueError(
+                f"{shares[0]}={fraction!r}: must be 1, or absent; of this family, transformers 4 "
+                "runs no such model, and 5 rotates all channels"
+            )
         return {
             "rotary_base": agreed(config, given, bases, base),
             **({} if fraction == 1 else {"rotary_dim": int(head_width(config) * fraction)}),
