@@ -243,6 +243,12 @@ KEYS = [
 ]
 
 
+def test_a_tensor_that_the_configuration_does_not_tie_is_missed(copy: Callable[..., Path]) -> None:
+    message = "lm_head.weight is missing, and tie_word_embeddings does not tie it to another"
+    with pytest.raises(ValueError, match=message):
+        refused(copy("gpt2", tie_word_embeddings=False))
+
+
 @pytest.mark.parametrize(("keys", "message"), KEYS)
 def test_a_configuration_of_another_model_is_refused(
     copy: Callable[..., Path], keys: dict[str, Any], message: str

@@ -65,9 +65,11 @@ class Tensors:
         found = self._name(name)
         other = self._names.setdefault(found, name)  # only tied tensors may stand for others
         if found not in self._stored or other != name:
+            untied = ", and tie_word_embeddings does not tie it to another"
             raise ValueError(
-                f"the tensor {other if found == name else name} is missing; the configuration is "
-                "of another model, or the folder is incomplete"
+                f"the tensor {other if found == name else name} is missing"
+                f"{untied if found in self._stored else ''}; the configuration is of another "
+                "model, or the folder is incomplete"
             )
         return self._values(found)
 
