@@ -82,6 +82,8 @@ def peer_of(model_class: Any, config: dict[str, Any], seed: int) -> Peer | None:
     """Return the model of a configuration, or `None` if transformers has none, or no numbers."""
     try:
         read = model_class.config_class.from_dict(copy.deepcopy(config))
+        if read.vocab_size == 1:  # a text would be padding
+            return None
         model = model_class._from_config(read, attn_implementation="eager").eval()
         shake(model, seed)
         untie(model)
@@ -181,7 +183,10 @@ class Sweep:
 
     def error(self, folder: Path, peer: Peer) -> float:
         """Return the largest difference between outputs here and there."""
-        found = outputs(fm.from_hugging_face(folder), peer.inputs)
+        model, inputs = fm.from_hugging_face(folder), peer.inputs
+        if model.spec.num_segments and "segments" not in inputs:
+            inputs = {**inputs, "segments": np.zeros_like(inputs["tokens"])}
+        found = outputs(model, inputs)
         if missing := peer.outputs.keys() - found.keys():
             raise LookupError(f"no {', '.join(missing)}")
         real = peer.inputs["real"]
