@@ -291,6 +291,17 @@ def test_rotary_settings_may_be_written_at_their_defaults() -> None:
         spec_of({**config, "rope_parameters": scaling})
 
 
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("llama", 1e4), ("mixtral", 1e6), ("smollm3", 2e6), ("llama4_text", 5e5), ("phi3", 1e4)],
+)
+def test_the_base_of_a_family_is_that_of_both_versions_of_transformers(
+    name: str, base: float
+) -> None:
+    config = {k: v for k, v in config_of(name).items() if not k.startswith("rope_")}
+    assert spec_of(config).rotary_base == base
+
+
 def test_the_gelu_of_the_first_gemma_is_the_approximation() -> None:
     config = config_of("gemma")
     assert spec_of({**config, "hidden_act": "gelu"}).activation == "gelu_tanh"
