@@ -72,6 +72,7 @@ class Peer:
         ours, theirs = self.model.state_dict(), other.model.state_dict()
         return (
             self.outputs.keys() == other.outputs.keys()
+            and self.inputs.keys() == other.inputs.keys()
             and all(np.array_equal(self.inputs[k], other.inputs[k]) for k in self.inputs)
             and {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
             and all(np.array_equal(self.real(k), other.real(k)) for k in self.outputs)
