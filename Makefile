@@ -10,10 +10,10 @@ ON_JAX := $(addprefix tests/test_,builders_*.py beam_search.py generation*.py lo
 	$(addprefix tests/test_plots_,attention_maps.py attentions.py check*.py costs*.py declaration.py depth.py diagnosis_masks.py diagnosis_training.py execution.py golden.py hub.py open_*.py reading*.py skip_paths.py unusual_models.py unused_weights.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-jax test-all test-peers test-released lint format types figures tables bench lock clean
+.PHONY: help setup demo test test-jax test-all test-peers test-peers-keys test-released lint format types figures tables bench lock clean
 
 help: ## Show what the targets do
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make .venv with this package and everything it was tested with
 
@@ -41,6 +41,11 @@ test-peers: .venv-peers-4/ready .venv-peers-5/ready ## Compare folders of Huggin
 		$$peer tests/peers/check_export.py --write out/peers && \
 		$$peer tests/peers/check_export.py out/peers && \
 		$$peer tests/peers/written_tokenizers.py || exit 1; \
+	done
+
+test-peers-keys: .venv-peers-4/ready .venv-peers-5/ready ## Change every key of a folder of each family, and compare with transformers 4 and 5
+	for version in 4 5; do \
+		env PYTHONPATH=.:tests .venv-peers-$$version/bin/python tests/peers/every_key.py || exit 1; \
 	done
 
 .venv-peers-%/ready: pyproject.toml

@@ -73,8 +73,9 @@ def yarn(spec: TransformerSpec) -> Scaling:
     if spec.rotary_whole_pairs:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, r - 1)
-    # Avoid a division by zero if both are the same pair.
-    scaled = np.clip((np.arange(r // 2) - first) / max(last - first, 1e-3), 0, 1)
+    # As in the authors' code, also if all pairs turn more or less often than both limits, so that
+    # the last pair comes before the first.
+    scaled = np.clip((np.arange(r // 2) - first) / ((last - first) or 1e-3), 0, 1)
     frequencies = plain_frequencies(spec) * (1 - scaled + scaled / spec.rotary_factor)
     return frequencies.tolist(), 0.1 * math.log(spec.rotary_factor) + 1
 

@@ -30,12 +30,27 @@ _ALLOWED: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
+def check_link(path: Path) -> None:
+    """Check that a path is no link to something that is missing, or to itself.
+
+    Raises:
+        FileNotFoundError: it is.
+    """
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(
+            f"{path} is a link to {os.readlink(path)}, where there is nothing; copy or download "
+            "what it stands for"
+        )
+
+
 def check_is_file(path: Path) -> None:
     """Check that a path is an ordinary file, which can be read to its end.
 
     Raises:
+        FileNotFoundError: it is a link to something that is missing.
         ValueError: it is a folder, a pipe or a device; one that is missing passes.
     """
+    check_link(path)
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "pipe" if path.is_fifo() else "device or socket"
         raise ValueError(f"{path} is a {kind}; give the path of a file")

@@ -22,7 +22,9 @@ os.environ.setdefault(
 
 # Fixtures of several files, which import Keras when first used: a process that only distributes
 # tests to workers never does.
-pytest_plugins = ["command_line", "explorer_pages", "registries", "trained_tokenizers"]
+pytest_plugins = [
+    *("changed_folders", "command_line", "explorer_pages", "registries", "trained_tokenizers"),
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

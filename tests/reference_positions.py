@@ -67,7 +67,9 @@ def rotary_frequencies(spec: dict, length: int) -> tuple[list[float], float]:
             if spec["rotary_whole_pairs"]:
                 low, high = math.floor(low), math.ceil(high)
             low, high = max(low, 0), min(high, r - 1)
-            ramp = min(max((pair - low) / max(high - low, 0.001), 0.0), 1.0)
+            if low == high:
+                high += 0.001
+            ramp = min(max((pair - low) / (high - low), 0.0), 1.0)
             frequency = frequency / factor * ramp + frequency * (1.0 - ramp)
         elif scaling == "longrope":
             name = "rotary_long_factors" if length > original else "rotary_short_factors"

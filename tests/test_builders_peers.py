@@ -119,3 +119,32 @@ def test_a_unit_offset_norm_equals_the_gemma_norm_of_keras_hub() -> None:
         layer.build(x.shape)
         layer.scale.assign(gain)
     np.testing.assert_allclose(as_array(ours(x)), as_array(theirs(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("base", "length", "divisor"),
+    [(10_000.0, 1, 1.0), (2.0, 10**6, 8.0)],
+    ids=["fewer rotations", "more rotations"],
+)
+def test_yarn_is_that_of_its_authors_where_no_pair_is_between_the_limits(
+    base: float, length: int, divisor: float
+) -> None:
+    """Where the first pair comes after the last one, the slope of the authors' ramp is negative.
+
+    https://github.com/jquesnelle/yarn, `_yarn_find_correction_range` and `_yarn_linear_ramp_mask`.
+    """
+    spec = TransformerSpec(
+        vocabulary_size=31,
+        num_layers=1,
+        hidden_dim=HEADS * WIDTH,
+        num_heads=HEADS,
+        positions="rotary",
+        rotary_base=base,
+        rotary_scaling="yarn",
+        rotary_factor=8.0,
+        rotary_original_length=length,
+        rotary_high_freq_factor=32.0,
+    )
+    frequencies, _ = component("rotary_scaling", "yarn")(spec)
+    plain = base ** -(np.arange(WIDTH // 2) / (WIDTH // 2))
+    np.testing.assert_allclose(frequencies, plain / divisor, rtol=1e-12)

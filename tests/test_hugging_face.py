@@ -291,6 +291,17 @@ def test_rotary_settings_may_be_written_at_their_defaults() -> None:
         spec_of({**config, "rope_parameters": scaling})
 
 
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("llama", 1e4), ("mixtral", 1e6), ("smollm3", 2e6), ("llama4_text", 5e5), ("phi3", 1e4)],
+)
+def test_the_base_of_a_family_is_that_of_both_versions_of_transformers(
+    name: str, base: float
+) -> None:
+    config = {k: v for k, v in config_of(name).items() if not k.startswith("rope_")}
+    assert spec_of(config).rotary_base == base
+
+
 def test_the_gelu_of_the_first_gemma_is_the_approximation() -> None:
     config = config_of("gemma")
     assert spec_of({**config, "hidden_act": "gelu"}).activation == "gelu_tanh"
@@ -303,6 +314,13 @@ def test_the_gelu_of_the_first_gemma_is_the_approximation() -> None:
     [
         ("llama", {"max_position_embeddings": None}, "max_position_embeddings: max_sequence_len"),
         ("phi", {"partial_rotary_factor": 0.4}, "partial_rotary_factor.*: rotary_dim=3: must"),
+        ("smollm3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5: must be 1, or abs"),
+        (
+            "exaone4",
+            {"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor=0.5: must be 1, or absent",
+        ),
+        ("t5", {"scale_decoder_outputs": None}, "scale_decoder_outputs=None: must have a value"),
         ("gpt_neox", {"rotary_pct": 0.5, "partial_rotary_factor": 1.0}, "=1.0 and rotary_pct=0.5"),
         ("modernbert", {"local_rope_theta": None}, "local_rope_theta=None: must have a value"),
     ],

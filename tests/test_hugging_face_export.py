@@ -64,6 +64,7 @@ def test_what_is_read_is_written(tmp_path, name):
         ({"activation": "relu", "norm_placement": "post", "final_norm": False}, "opt"),
         ({"norm_placement": "parallel", "positions": "rotary", "rotary_dim": 2}, "gpt_neox"),
         ({**LLAMA, "positions": "rotary", "attention_bias": False}, "llama"),
+        ({**LLAMA, "positions": "rotary", "attention_bias": False, "rotary_dim": 2}, "phi3"),
         ({**LLAMA, "positions": "rotary", "attention_output_bias": False}, "qwen2"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from changed_folders import Tensors, header, shard, write
+from safetensors.numpy import load_file
 from small_models import as_array, weights_by_name
 from test_hugging_face import GOLDEN, read
 
@@ -19,43 +19,6 @@ import functional_models as fm
 from functional_models import model_folder
 from functional_models.cli import main
 from functional_models.hugging_face.weight_files import INDEX, SINGLE, stored_tensors
-
-Tensors = dict[str, np.ndarray]
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that copies a golden folder, with other keys and tensors."""
-
-    def make(
-        name: str = "llama",
-        change: Callable[[Tensors], object] = lambda tensors: None,
-        **keys: Any,
-    ) -> Path:
-        folder = tmp_path / name
-        shutil.copytree(GOLDEN / name, folder)
-        tensors = load_file(folder / SINGLE)
-        change(tensors)
-        save_file(tensors, folder / SINGLE, {"format": "pt"})
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, **keys}))
-        return folder
-
-    return make
-
-
-def shard(folder: Path) -> None:
-    """Write the tensors of a folder as two files and an index."""
-    tensors = load_file(folder / SINGLE)
-    (folder / SINGLE).unlink()
-    names = sorted(tensors)
-    places = {}
-    for number, part in enumerate((names[::2], names[1::2]), 1):
-        file = f"model-{number:05}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in part}, folder / file)
-        places |= dict.fromkeys(part, file)
-    index = {"metadata": {"total_size": 1}, "weight_map": places}
-    (folder / INDEX).write_text(json.dumps(index))
 
 
 def assert_same_weights(model: Any, other: Any) -> None:
@@ -280,6 +243,12 @@ KEYS = [
 ]
 
 
+def test_a_tensor_that_the_configuration_does_not_tie_is_missed(copy: Callable[..., Path]) -> None:
+    message = "lm_head.weight is missing, and tie_word_embeddings does not tie it to another"
+    with pytest.raises(ValueError, match=message):
+        refused(copy("gpt2", tie_word_embeddings=False))
+
+
 @pytest.mark.parametrize(("keys", "message"), KEYS)
 def test_a_configuration_of_another_model_is_refused(
     copy: Callable[..., Path], keys: dict[str, Any], message: str
@@ -390,14 +359,6 @@ def unnamed_in_the_index(folder: Path) -> None:
     index = json.loads((folder / INDEX).read_text())
     del index["weight_map"]["lm_head.weight"]
     (folder / INDEX).write_text(json.dumps(index))
-
-
-def write(name: str, content: bytes) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_bytes(content)
-
-
-def header(content: bytes) -> bytes:
-    return struct.pack("<Q", len(content)) + content
 
 
 BAD_ENTRY = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}'

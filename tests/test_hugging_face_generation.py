@@ -184,9 +184,12 @@ def test_the_settings_of_a_folder_reach_generation_and_are_written_again(tmp_pat
     [
         ("[1]", f"{FILE} is damaged"),
         ("{", f"{FILE} is not JSON"),
-        ('{"bad_words_ids": 3}', r"bad_words_ids=3: must be a token id, or a list"),
+        ('{"bad_words_ids": 3}', r"bad_words_ids=3: must be a list of lists of token ids"),
         ('{"bad_words_ids": [["x"]]}', r"bad_words_ids=\[\['x'\]\]: must be"),
+        ('{"bad_words_ids": [3]}', r"bad_words_ids=\[3\]: must be a list of lists of"),
         ('{"eos_token_id": "</s>"}', r"eos_token_id='</s>': must be"),
+        ('{"suppress_tokens": 3}', r"suppress_tokens=3: must be a list of token ids"),
+        ('{"forced_bos_token_id": [3]}', r"forced_bos_token_id=\[3\]: must be a token id"),
     ],
 )
 def test_a_damaged_file_of_settings_is_refused(tmp_path: Path, content: str, message: str) -> None:

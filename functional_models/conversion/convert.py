@@ -7,6 +7,7 @@ that would not be converted, raise errors.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ from functional_models.conversion.matching import family_of, family_of_spec, war
 from functional_models.keras_hub_tokenizer import wrapped_keras_tokenizer
 from functional_models.loading import precision, wrap_model
 from functional_models.lora import check_merged
-from functional_models.model_folder import MANIFEST
 from functional_models.text_model import TextModel
 from functional_models.tokenizer_base import Tokenizer
 
@@ -168,12 +168,19 @@ def _parts(source: Any) -> _Parts:
 def _loaded(preset: str) -> _Parts:
     import keras_hub
 
-    if (Path(preset) / MANIFEST).exists():
-        raise ValueError(f"{preset} is a model folder already; load it with functional_models.load")
+    from functional_models.hugging_face.convert import check_folder
+
+    if os.path.lexists(preset):
+        check_folder(Path(preset))
     try:
         backbone = keras_hub.models.Backbone.from_preset(preset)
     except (ValueError, FileNotFoundError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
+        if "Unknown preset" in reason and not os.path.lexists(preset):
+            raise ValueError(
+                f"there is neither a folder {preset} nor a preset of KerasHub of this name; give "
+                "the path of a folder, or the name of a preset"
+            ) from error
         raise ValueError(
             f"KerasHub cannot load {preset}: {reason}; give the name of a preset, or a folder in "
             "KerasHub or Hugging Face format"

@@ -12,7 +12,7 @@ from typing import Any
 
 from builders import TransformerSpec
 from functional_models.conversion.family import Config, Rule
-from functional_models.hugging_face.rules import rotary_scaling, written_scaling
+from functional_models.hugging_face.rules import rotary_scaling, settings_of, written_scaling
 
 BLOCKS = "blocks"
 """Key of the fields of every block, among the fields that a rule returns."""
@@ -174,14 +174,15 @@ def rotary_by_type(
     def of_type(config: Config, kind: str) -> dict[str, Any]:
         scaling, parameters = config["rope_scaling"], config["rope_parameters"]
         if parameters is None:
-            own = dict(scaling or {}) if kind in scaled else {}
+            own = settings_of("rope_scaling", scaling) if kind in scaled else {}
             return _of_type(config, "rope_scaling", own, keys[kind], bases[kind])
         if not isinstance(parameters, dict) or not parameters.keys() <= {FULL, SLIDING}:
             raise ValueError(
                 f"rope_parameters={parameters!r}: must have settings for each of {FULL} and "
                 f"{SLIDING}"
             )
-        name, own = f"rope_parameters of {kind}", dict(parameters.get(kind) or {})
+        name = f"rope_parameters of {kind}"
+        own = settings_of(name, parameters.get(kind))
         base = own.pop("rope_theta", None)
         found = _of_type(config, name, own, keys[kind], bases[kind] if base is None else base)
         if base is not None and config[keys[kind]] not in (None, base):
@@ -227,6 +228,7 @@ def _of_type(
     found = base if config[key] is None else config[key]
     if found is None:
         raise ValueError(
-            f"{key} is missing, and versions of transformers disagree on its default; give it"
+            f"{key} is missing, also in rope_parameters, and versions of transformers disagree on "
+            "its default; give it"
         )
     return {"rotary_base": found, **rotary_scaling(name, given)}

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import builders
 from builders.abstract import without_weights
 from builders.errors import similar_names
-from functional_models.checks import check_path, read_json
+from functional_models.checks import check_link, check_path, read_json
 from functional_models.folders import MODEL
 from functional_models.hugging_face import (
     bart,
@@ -77,6 +79,12 @@ FAMILIES: tuple[Family, ...] = (
     *bart.FAMILIES,
 )
 
+_FOLLOWS_FROM = {
+    "head_dim": ("hidden_dim", "num_heads"),
+    "group_score_experts": ("num_experts", "num_expert_groups"),
+}
+"""Spec field that may have no key -> fields that it follows from, or is compared with."""
+
 _BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 
 
@@ -107,24 +115,20 @@ def from_hugging_face(
     """
     path = check_path("the folder of a model", folder)
     source = _of_gguf(path) if _is_gguf(path) else _of_folder(path)
-    try:
+    with _located(source.path, path):
         config = text_config(source.config)
         family, head = family_of(config)
+    with _located(path, path):
         stored, left_out = text_tensors(source.config.get("model_type"), source.tensors())
         tensors = Tensors(stored, family)
+    with _located(source.path, path):
         spec = spec_from(family, head, config, tensors)
-    except ValueError as error:
-        message = str(error)
-        where = "" if str(path) in message else f"{source.path}: "
-        raise ValueError(f"{where}{message}") from None
     tokenizers, problem = _tokenizers(source, spec, tokenizer)
     with precision(dtype), without_weights():
         model = builders.build(spec)
-    try:
+    with _located(path, path):
         assign_weights(model, spec, family.layers_of(spec, config), tensors)
         tensors.check_all_read(head, spec)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     # A model that is refused has one line.
     for message in filter(None, (left_out, problem)):
         warnings.warn(message, stacklevel=2)
@@ -132,6 +136,18 @@ def from_hugging_face(
         [*_, end_id] = [None, *(tokenizer.end_id for tokenizer in tokenizers.values())]
         warn_of_unused_settings(source.settings, settings_file(path), GENERATES[spec.kind], end_id)
     return wrap_model(spec, model, tokenizers)
+
+
+@contextmanager
+def _located(place: Path, source: Path) -> Iterator[None]:
+    """Name a place in errors that do not begin with the path of the source."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(
+            message if message.startswith(str(source)) else f"{place}: {message}"
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,19 +216,41 @@ def read_config(folder: Path) -> dict[str, Any]:
         FileNotFoundError: the folder or the file is missing.
         ValueError: it is not a JSON object, or the folder is of another kind.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {folder}; download the model first, for instance with "
-            f"`hf download {folder} --local-dir DIR`, and give that folder"
-        )
-    if (folder / MODEL).exists():
-        raise ValueError(f"{folder} is a model folder already; load it with functional_models.load")
-    if not (folder / CONFIG).exists():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}; give a folder of Hugging Face")
+    check_folder(folder)
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise ValueError(f"{folder / CONFIG} is damaged: it holds no JSON object")
     return config
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a path is a folder with a configuration, of Hugging Face or KerasHub.
+
+    Raises:
+        FileNotFoundError: the folder or the file is missing.
+        ValueError: it is a file, or the folder is of another kind.
+    """
+    check_link(folder)
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"there is no folder {folder}; download the model first, for instance with "
+            f"`hf download {folder} --local-dir DIR`, and give that folder"
+        )
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is a file; give the folder that has it, or a GGUF file, whose name ends "
+            "with .gguf"
+        )
+    if (folder / MODEL).exists():
+        raise ValueError(f"{folder} is a model folder already; load it with functional_models.load")
+    check_link(folder / CONFIG)
+    if not (folder / CONFIG).exists():
+        # In the cache of the package huggingface_hub, a model is in a folder of its version.
+        inner = [*folder.glob(f"*/{CONFIG}"), *folder.glob(f"snapshots/*/{CONFIG}")]
+        hint = "give the folder of a model of Hugging Face or KerasHub"
+        if inner:
+            hint = f"there is one in {sorted(inner)[0].parent}: give that folder"
+        raise FileNotFoundError(f"{folder} has no {CONFIG}; {hint}")
 
 
 def family_of(config: dict[str, Any]) -> tuple[Family, str]:
@@ -257,9 +295,11 @@ def spec_from(
     try:
         return builders.TransformerSpec(**fields)
     except ValueError as error:
-        name = str(error).partition("=")[0]
-        keys = family.keys_of(name, config)
-        raise ValueError(f"{', '.join(keys)}{': ' if keys else ''}{error}") from None
+        message = str(error)
+        names = re.findall(r"\b([a-z_]+)=", message)
+        names += [other for name in names for other in _FOLLOWS_FROM.get(name, ())]
+        keys = dict.fromkeys(key for name in names for key in family.keys_of(name, config))
+        raise ValueError(f"{', '.join(keys)}{': ' if keys else ''}{message}") from None
 
 
 def _tokenizers(
@@ -277,7 +317,7 @@ def _tokenizers(
         try:
             found = source.tokenizers(spec.kind)
             _check_sizes(spec, found)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             return {}, (
                 f"the model is read without a tokenizer: {error}; to process text, give one with "
                 "from_hugging_face(..., tokenizer=...)"

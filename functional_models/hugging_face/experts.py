@@ -19,7 +19,13 @@ from functional_models.hugging_face.llama import (
     heads,
     layers,
 )
-from functional_models.hugging_face.rules import several, without
+from functional_models.hugging_face.rules import (
+    DECODER_PADDING,
+    activation,
+    rotary,
+    several,
+    without,
+)
 from functional_models.hugging_face.silent import ROUTER
 
 _OURS = "decoder.block_{i}.feedforward"
@@ -148,7 +154,12 @@ FAMILIES: tuple[Family, ...] = (
             "num_experts_per_tok": "num_active_experts",
             "sliding_window": "attention_window",
         },
-        rules=(*COMMON, several("intermediate_size", "expert_dim", "intermediate_dim")),
+        rules=(
+            activation("hidden_act"),
+            rotary(base=1_000_000.0),
+            DECODER_PADDING,
+            several("intermediate_size", "expert_dim", "intermediate_dim"),
+        ),
         defaults={
             **DEFAULTS,
             "rms_norm_eps": 1e-5,

@@ -24,6 +24,7 @@ from functional_models.hugging_face.rules import (
     SIZES,
     activation,
     rotary,
+    settings_of,
 )
 from functional_models.hugging_face.silent import (
     EXECUTION,
@@ -277,7 +278,7 @@ _MPT_SILENT = {*SILENT, "attn_impl", "model_type", "architectures"}
 
 
 def _mpt_attention(config: Config) -> dict[str, Any]:
-    given = dict(config["attn_config"] or {})
+    given = settings_of("attn_config", config["attn_config"])
     for key, allowed in _MPT_ATTENTION.items():
         value = given.pop(key, allowed[0])
         if value not in allowed:

@@ -7,6 +7,7 @@ value, or says nothing about the outputs, for a stated reason; any other key is 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import numpy as np
 
 from builders import TransformerSpec
 from builders.errors import similar_names
+from builders.fields import check_value
 from functional_models.conversion.family import Config, Rule
 from functional_models.hugging_face.block_types import BLOCKS, merged
 from functional_models.hugging_face.silent import REQUIRED, SILENT
@@ -171,15 +173,30 @@ class Family:
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; "
                 f"{self.model_types[0]} needs it: take the config.json that belongs to the weights"
             )
-        fields = {**self.constants, **{name: given[key] for key, name in self.fields.items()}}
+        plain = {name: given[key] for key, name in self.fields.items()}
+        self._check_plain(plain)  # rules count blocks, of which there may not be too many
+        fields = {**self.constants, **plain}
         found = [_read(rule, given) for rule in self.rules]
         blocks = [own.pop(BLOCKS) for own in found if BLOCKS in own]
         for own in (*found, merged(blocks)):
             fields |= own
         for name, value in self.heads[head].items():
             if fields.setdefault(name, value) != value:
-                raise ValueError(self._other_head(head, name, value, fields[name]))
+                keys = "".join(f"{key}: " for key in self.keys_of(name, config)[:1])
+                raise ValueError(keys + self._other_head(head, name, value, fields[name]))
         return fields
+
+    def _check_plain(self, fields: Mapping[str, Any]) -> None:
+        """Check the values of spec fields that are those of single keys."""
+        keys = {name: key for key, name in self.fields.items()}
+        for one in dataclasses.fields(TransformerSpec):
+            if one.name not in fields:
+                continue
+            try:
+                check_value(one, fields[one.name])
+            except ValueError as error:
+                key = keys[one.name]
+                raise ValueError(f"{key}: {error}" if key != one.name else str(error)) from None
 
     def keys_of(self, name: str, config: Config) -> list[str]:
         """Return the keys of a configuration that determine a spec field of another name."""
@@ -264,9 +281,12 @@ def _names(found: Mapping[str, Any]) -> set[str]:
 
 
 def _read(rule: Rule, given: Config) -> dict[str, Any]:
-    """Return the fields of a rule; a value of a wrong type is an error that names the keys."""
+    """Return the fields of a rule; any error names the keys."""
     try:
         return rule.read(given)
-    except (TypeError, KeyError, AttributeError, ArithmeticError):
-        shown = ", ".join(f"{key}={given[key]!r}" for key in rule.entries if key in given)
-        raise ValueError(f"{shown}: cannot be read") from None
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, ValueError) and any(key in str(error) for key in given):
+            raise
+        known = [key for key in rule.keys if key in rule.entries or given[key] is not None]
+        shown = ", ".join(f"{key}={given[key]!r}" for key in known)
+        raise ValueError(f"{shown}: cannot be read ({error})") from None

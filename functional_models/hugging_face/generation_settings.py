@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from functional_models.checks import read_json
+from functional_models.checks import check_link, read_json
 
 FILE = "generation_config.json"
 
@@ -98,6 +98,7 @@ def read_generation_settings(folder: Path, config: Mapping[str, Any]) -> dict[st
     Raises:
         ValueError: a damaged file.
     """
+    check_link(folder / FILE)
     if (folder / FILE).exists():
         found = read_json(folder / FILE)
         if not isinstance(found, dict):
@@ -105,13 +106,26 @@ def read_generation_settings(folder: Path, config: Mapping[str, Any]) -> dict[st
     else:
         found = {key: config[key] for key in (*USED, *OPTIONS, *NO_OPTION) if key in config}
     for key in USED:
-        value = found.get(key)
-        rows = (value or []) if key == "bad_words_ids" else [value]
-        if not isinstance(rows, list) or not all(map(_are_tokens, map(_listed, rows))):
-            raise ValueError(
-                f"{settings_file(folder)}: {key}={value!r}: must be a token id, or a list of them"
-            )
+        _check_kind(folder, key, found.get(key))
     return found
+
+
+_OTHER_KINDS: Mapping[str, str] = {
+    "bad_words_ids": "a list of lists of token ids",
+    "suppress_tokens": "a list of token ids",
+    **dict.fromkeys(("decoder_start_token_id", "forced_bos_token_id"), "a token id"),
+}
+"""Keys of `USED` that are something else than a token id or a list of them."""
+
+
+def _check_kind(folder: Path, key: str, value: Any) -> None:
+    """Check that the value of a key of `USED` is missing, or of its kind."""
+    kind = _OTHER_KINDS.get(key, "a token id, or a list of them")
+    rows = value if key == "bad_words_ids" and isinstance(value, list) else [value]
+    is_list = all(isinstance(row, list) for row in rows)
+    is_right = is_list == kind.startswith("a list") or kind.endswith("of them")
+    if value is not None and not (is_right and all(map(_are_tokens, map(_listed, rows)))):
+        raise ValueError(f"{settings_file(folder)}: {key}={value!r}: must be {kind}")
 
 
 def settings_file(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from builders import TransformerSpec
@@ -26,7 +27,8 @@ _BLOCK, _H = "decoder.block_{i}", "h.{i}"
 def _windows(config: Config) -> dict[str, Any]:
     """Read `attention_types`, patterns with the number of their repetitions."""
     given, listed = config["attention_types"], config["attention_layers"]
-    types = [name for names, times in given for _ in range(times) for name in names]
+    every = (name for names, times in given for _ in range(times) for name in names)
+    types = list(islice(every, config["num_layers"] + 1))  # a number of times may be huge
     if listed not in (None, types):
         raise ValueError(
             f"attention_layers={listed!r} and attention_types={given!r} contradict each other; "

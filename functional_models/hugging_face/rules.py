@@ -188,6 +188,9 @@ _YARN_DEFAULTS = {
 _OMITTED = {"truncate": True}
 """Settings that are not written where they have this value, which old versions do not know."""
 
+_FACTORS = ("factor", "beta_slow", "beta_fast")
+"""Ends of the settings that are numbers and no lengths."""
+
 _YARN_MAGNITUDE = ("attention_factor", "mscale", "mscale_all_dim")
 
 
@@ -211,7 +214,8 @@ def rotary(
 
     Args:
         base: base where no key has it; `None`: a key must.
-        share: share of the channels of a head that are rotated, where no key has it.
+        share: share of the channels of a head that are rotated, where no key has it; 1: always
+            all of them.
         bases: keys of the base, which must agree.
         shares: keys of the share.
         kind: key of the type of a scaling, where it is written.
@@ -222,10 +226,15 @@ def rotary(
         name, given = rope_settings(config)
         if scales and not given:
             raise ValueError(
-                f"{name} is missing, for which versions of transformers have other defaults; give "
-                'it, such as {"rope_type": "default"}'
+                "rope_scaling is missing, for which versions of transformers have other defaults; "
+                'give it, or rope_parameters, such as {"rope_type": "default"}'
             )
         fraction = agreed(config, given, shares, share)
+        if share == 1 and fraction != 1:
+            raise ValueError(
+                f"{shares[0]}={fraction!r}: must be 1, or absent; of this family, transformers 4 "
+                "runs no such model, and 5 rotates all channels"
+            )
         return {
             "rotary_base": agreed(config, given, bases, base),
             **({} if fraction == 1 else {"rotary_dim": int(head_width(config) * fraction)}),
@@ -247,7 +256,12 @@ def written_scaling(spec: TransformerSpec, kind: str = "rope_type") -> dict[str,
     names = _SCALINGS.get(spec.rotary_scaling)
     if not names:
         return None
-    scaling = {key: getattr(spec, name) for key, name in names.items()}
+    # Transformers warns of ints among the factors.
+    scaling = {
+        key: float(value) if key.endswith(_FACTORS) else value
+        for key, name in names.items()
+        for value in [getattr(spec, name)]
+    }
     scaling = {key: value for key, value in scaling.items() if _OMITTED.get(key) != value}
     if spec.rotary_scaling == "yarn" and spec.rotary_magnitude is not None:
         scaling["attention_factor"] = float(spec.rotary_magnitude)
@@ -287,6 +301,17 @@ def _scaling_fields(name: str, kind: str, given: dict[str, Any]) -> dict[str, An
     return {names[key]: value for key, value in given.items()} | magnitude
 
 
+def settings_of(name: str, value: Any) -> dict[str, Any]:
+    """Return a copy of the settings that a key has, by name; none where it is null.
+
+    Raises:
+        ValueError: it has something else.
+    """
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name}={value!r}: cannot be read; it must be settings by name, or null")
+    return dict(value or {})
+
+
 def agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
     """Return the value of several keys, which may also be among the rotary settings."""
     values = [(key, config[key]) for key in keys] + [(key, given.pop(key, None)) for key in keys]
@@ -299,7 +324,8 @@ def agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default
         raise ValueError(f"{shown}: given with two values; remove one of them")
     if not found and default is None:
         raise ValueError(
-            f"{keys[0]} is missing, and versions of transformers disagree on its default; give it"
+            f"{keys[0]} is missing, also in rope_parameters, and versions of transformers disagree "
+            "on its default; give it"
         )
     return next(iter(found), default)
 
@@ -312,7 +338,7 @@ def rope_settings(config: Config) -> tuple[str, dict[str, Any]]:
             f"rope_scaling={scaling!r} and rope_parameters={parameters!r}: remove one of them"
         )
     name = "rope_scaling" if parameters is None else "rope_parameters"
-    return name, dict(config[name] or {})
+    return name, settings_of(name, config[name])
 
 
 def rope_type(name: str, given: dict[str, Any]) -> str:

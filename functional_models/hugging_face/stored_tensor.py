@@ -61,8 +61,8 @@ class StoredTensor:
         return np.lib.stride_tricks.as_strided(elements, self.shape, steps)
 
     def equals(self, other: StoredTensor) -> bool:
-        """Return whether another tensor has the same shape and values."""
-        if self.shape != other.shape:
+        """Return whether another tensor has the same shape and values; types must be of weights."""
+        if self.shape != other.shape or not (self.is_float and other.is_float):
             return False
         if self.strides is not None or other.strides is not None:
             return np.array_equal(self.read(), other.read())

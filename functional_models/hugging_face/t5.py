@@ -181,6 +181,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("t5",),
         heads={"T5ForConditionalGeneration": {}, "T5Model": NEEDS_TIED},
         defaults={**_DEFAULTS, "feed_forward_proj": "relu", "tie_word_embeddings": True},
+        never_null=("scale_decoder_outputs",),  # 4 has no such key, and 5 takes null for false
         stored=_is_tied,
         **{**_SHARED, "rules": (*_RULES, _TIE)},
     ),

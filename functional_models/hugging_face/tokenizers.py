@@ -194,7 +194,7 @@ def tokenizer_of(
         _add_tokens(backend, settings)
         _set_post_processor(backend, settings)
         around = _around(backend)
-        templates = settings.chat_templates()
+        return _with_special_ids(settings, backend, around, settings.chat_templates())
     except OSError:
         raise
     except Exception as error:  # `tokenizers` raises errors of no common class
@@ -202,7 +202,6 @@ def tokenizer_of(
             raise
         reason = str(error).partition("\n")[0][:200]
         raise ValueError(f"the tokenizer of {path} is damaged: {reason}") from error
-    return _with_special_ids(settings, backend, around, templates)
 
 
 def read_tokenizers(folder: str | Path, kind: str) -> dict[str, Tokenizer]:
@@ -306,7 +305,7 @@ def _with_special_ids(
         text, listed = settings.token(token), settings.model.get(key)
         named = None if text is None else backend.token_to_id(text)
         listed = listed if isinstance(listed, list) else [listed]
-        return [int(i) for i in (named, *listed) if i is not None and int(i) < size]
+        return [int(i) for i in (named, *listed) if i is not None and 0 <= int(i) < size]
 
     # In text of byte pairs, the spaces are those that the model wrote.
     is_word_piece = type(backend.model).__name__ == "WordPiece"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from functional_models.checks import check_is_file, read_json
+from functional_models.checks import check_is_file, check_link, read_json
 from functional_models.hugging_face.tokenizers_sentencepiece import (
     SENTENCEPIECE_CLASSES,
     sentencepiece_json,
@@ -41,6 +41,8 @@ def tokenizer_json(settings: Settings) -> Json:
         ValueError: a file is damaged, or there is no conversion for its class.
     """
     path = settings.folder / "tokenizer.json"
+    for name in ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE_FILES):
+        check_link(settings.folder / name)
     if path.exists():
         found = read_json(path)
         if not isinstance(found, dict):

@@ -135,9 +135,12 @@ def read_piece_tokenizers(settings: Settings) -> tuple[PieceTokenizer, PieceToke
     models = ("source.spm", "target.spm") if is_marian else ("sentencepiece.bpe.model",) * 2
     separate = is_marian and bool(settings.get("separate_vocabs", False))
     vocabularies = ("vocab.json", "target_vocab.json" if separate else "vocab.json")
-    source, target = (
-        _tokenizer(settings, *names) for names in zip(models, vocabularies, strict=True)
-    )
+    try:
+        source, target = (
+            _tokenizer(settings, *names) for names in zip(models, vocabularies, strict=True)
+        )
+    except (KeyError, TypeError, AttributeError) as error:  # of settings of wrong types
+        raise ValueError(f"the tokenizer of {settings.folder} is damaged: {error}") from error
     return source, target
 
 
@@ -167,11 +170,16 @@ def _tokenizer(settings: Settings, model: str, vocabulary: str) -> PieceTokenize
             raise ValueError(f"{settings.folder / vocabulary} lacks the {name} {token!r}")
         return int(ids[token])
 
+    def language(code: str) -> int:
+        if (token := f"__{code}__") not in ids:
+            raise ValueError(f"{settings.folder / vocabulary} lacks the language {token!r}")
+        return int(ids[token])
+
     pad, end, unknown = map(special, ("pad_token", "eos_token", "unk_token"))
     first, forced = (settings.model.get(f"{n}_token_id") for n in ("decoder_start", "forced_bos"))
-    language = settings.get("tgt_lang")
-    if not is_marian and language is not None and forced is None:
-        forced = ids[f"__{language}__"]
+    target = settings.get("tgt_lang")
+    if not is_marian and target is not None and forced is None:
+        forced = language(target)
     start = int((pad if is_marian else end) if first is None else first)
     named = {token for token in settings.special_tokens.values() if isinstance(token, str)}
     return PieceTokenizer(
@@ -184,7 +192,7 @@ def _tokenizer(settings: Settings, model: str, vocabulary: str) -> PieceTokenize
         vocabulary=ids,
         special=tuple(sorted({*named, *languages} & ids.keys())),
         unknown_id=unknown,
-        before=() if is_marian else (ids[f"__{settings.get('src_lang') or 'en'}__"],),
+        before=() if is_marian else (language(settings.get("src_lang") or "en"),),
         after=(end,),
         decoder_start=(start,) if forced is None else (start, int(forced)),
         takes_codes=is_marian,

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from functional_models.checks import read_json
+from functional_models.checks import check_link, read_json
 from functional_models.hugging_face.generation_settings import (
     forces_end,
     read_generation_settings,
@@ -238,6 +238,7 @@ class Settings:
         """Return the chat templates by name; `default` is the name of a single one."""
         file, others = self.folder / "chat_template.jinja", "additional_chat_templates/*.jinja"
         found = {path.stem: path.read_text("utf-8") for path in sorted(self.folder.glob(others))}
+        check_link(file)
         if file.is_file():
             found["default"] = file.read_text("utf-8")
         if found:
@@ -277,6 +278,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    check_link(path)
     found = read_json(path) if path.exists() else {}
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged: it has no JSON object")

@@ -48,8 +48,8 @@ class Tensors:
 
     def find(self, name: str) -> np.ndarray | None:
         """Return a tensor, or `None` if it is not stored; it remains to be read."""
-        tensor = self._stored.get(self._name(name))
-        return None if tensor is None else tensor.read()
+        found = self._name(name)
+        return self._values(found) if found in self._stored else None
 
     def differ(self, first: str, second: str) -> bool:
         """Return whether both tensors are stored, with other values."""
@@ -65,17 +65,27 @@ class Tensors:
         found = self._name(name)
         other = self._names.setdefault(found, name)  # only tied tensors may stand for others
         if found not in self._stored or other != name:
+            untied = ", and tie_word_embeddings does not tie it to another"
             raise ValueError(
-                f"the tensor {other if found == name else name} is missing; the configuration is "
-                "of another model, or the folder is incomplete"
+                f"the tensor {other if found == name else name} is missing"
+                f"{untied if found in self._stored else ''}; the configuration is of another "
+                "model, or the folder is incomplete"
             )
-        tensor = self._stored[found]
+        return self._values(found)
+
+    def _values(self, name: str) -> np.ndarray:
+        """Return a tensor by its stored name; raise as `__call__`."""
+        self._check_type(name)
+        return self._stored[name].read()
+
+    def _check_type(self, name: str) -> None:
+        """Check that a tensor has a type that weights are read from."""
+        tensor = self._stored[name]
         if not tensor.is_float:
             raise ValueError(
                 f"the tensor {name} has the type {tensor.type}; quantized weights are not "
                 "supported: save the original ones"
             )
-        return tensor.read()
 
     def _name(self, name: str) -> str:
         """Return the stored name: the name, an old one of it, or that of a tied tensor."""
@@ -110,7 +120,7 @@ class Tensors:
             return True
         if name in family.computed:
             expected = family.computed[name](spec)
-            found = tensor.read().astype("float32")
+            found = self._values(name).astype("float32")
             if found.shape != expected.shape or not np.allclose(found, expected, atol=2e-3):
                 raise ValueError(f"{name} has other values than those that the model computes")
             return True
@@ -122,6 +132,7 @@ class Tensors:
             warnings.warn(f"{name} is left out: {family.left_out[name]}", stacklevel=5)
             return True
         if read:
+            self._check_type(name)
             raise ValueError(
                 f"{name} and {read[0]} are tied by the configuration, but their values differ; "
                 "set tie_word_embeddings to what the model was trained with"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch_first  # noqa: F401
 from golden_folders import GOLDEN
 
 CLOSE = 1e-5

@@ -11,6 +11,7 @@ REMOVED = object()
 
 # What no model reads.
 _IDENTITY = ("architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
+_IDENTITY += ("is_encoder_decoder",)  # by which the inputs are made
 
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "quick_gelu", "mish")
 _WORDS = (

@@ -10,6 +10,7 @@ configuration as it writes it:
 
 import copy
 import json
+import re
 import sys
 import tempfile
 import zlib
@@ -56,6 +57,17 @@ def shake(model: Any, seed: int) -> None:
         values = 0.3 * torch.randn(tensor.shape, generator=random)
         with torch.no_grad():  # a few different values, which can be compressed
             tensor.copy_((8 * values).round() / 8 + centre * key.endswith("weight"))
+
+
+def untie(model: Any) -> None:
+    """Change the weights of routers, so that experts have no equal scores, of which any is chosen.
+
+    All weights are multiples of 1/8.
+    """
+    for name, weights in model.named_parameters():
+        if re.search(r"(router|gate)\.weight$", name) and weights.ndim == 2:
+            with torch.no_grad():
+                weights += torch.arange(len(weights))[:, None] / 64
 
 
 def make_inputs(model: Any, seed: int = 7) -> dict[str, np.ndarray]:

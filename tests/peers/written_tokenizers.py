@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch_first  # noqa: F401
 import transformers
 
 import builders
