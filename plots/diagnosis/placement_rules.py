@@ -20,9 +20,6 @@ from plots.skips import past_identities
 from plots.streams import Stream, residual_streams
 from plots.traversal import Reachability, once_per_graph, reachability
 
-_FEWEST_THAT_GROW = 3
-"""Sublayers of a stream, whose sum is large without a final norm."""
-
 NormStyle = Literal["pre", "post", "none", "both"]
 
 _STYLES: dict[NormStyle, str] = {
@@ -166,8 +163,7 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
         if is_step or _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         if not _is_normed_at_its_end(graph, stream):
-            is_short = len(stream.paths) < _FEWEST_THAT_GROW
-            yield (remark if is_short else finding)(
+            yield finding(
                 [end],
                 f"A pre-norm stream without a final norm, from {named(graph, [end])} on: its "
                 "output is the sum of all sublayers, which grows with the depth.",
