@@ -2,7 +2,7 @@
 
 import math
 import random
-from functools import cache
+from functools import cache, partial
 
 import keras
 import numpy as np
@@ -234,7 +234,8 @@ def test_training_gives_the_same_losses_to_the_last_digit(tmp_path, kind, monkey
 def watcher(folder, steps=40, report_every=4):
     """A callback whose model counts nothing, and whose meter returns one number."""
     recipe = Recipe(steps=steps, report_every=report_every)
-    made = MeasureInside(folder, "key", recipe, parallel_corpus(), byte_tokenizer(), 19)
+    data = StudyData(parallel_corpus(), byte_tokenizer())
+    made = MeasureInside(folder, "key", recipe, partial(data.sample, 19))
     made.set_model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]))
     made.model.compile("sgd", "mse")
     return made
@@ -251,7 +252,7 @@ class FakeMeter:
 @pytest.fixture
 def faked(monkeypatch):
     monkeypatch.setattr(callback, "Meter", FakeMeter)
-    monkeypatch.setattr(callback, "make_sample", lambda *given: None)
+    monkeypatch.setattr(StudyData, "sample", lambda *given: None)
     monkeypatch.setattr(callback, "update_sizes", lambda *given: [])
 
 

@@ -13,9 +13,10 @@ import platform
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import builders
 from functional_models.checks import read_json
@@ -25,6 +26,9 @@ from functional_models.recipe import Recipe
 from functional_models.studies.settings import Setting, folder_name
 from functional_models.tokenizers import Tokenizer
 from plots.files import write_whole
+
+if TYPE_CHECKING:
+    from functional_models.studies.inside.sample import Sample
 
 RUN = "run.json"
 FORMAT = 1
@@ -46,6 +50,15 @@ class StudyData:
 
     corpus: Corpus
     tokenizer: Tokenizer
+    _samples: dict[int, Sample] = field(default_factory=dict, repr=False, compare=False)
+
+    def sample(self, longest: int) -> Sample:
+        """Return the tokens that runs with blocks of this length are measured on, made once."""
+        from functional_models.studies.inside.sample import make_sample
+
+        if longest not in self._samples:
+            self._samples[longest] = make_sample(self.corpus, self.tokenizer, longest)
+        return self._samples[longest]
 
     @property
     def held_out(self) -> Any:
@@ -157,7 +170,7 @@ def perform(
             return found
         model = new_text_model(run.spec, data.tokenizer)
         longest = run.spec.max_sequence_length
-        inside = MeasureInside(folder, run.key, run.recipe, data.corpus, data.tokenizer, longest)
+        inside = MeasureInside(folder, run.key, run.recipe, partial(data.sample, longest))
         started = time.time()
         try:
             rows = model.fit(

@@ -11,12 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from functional_models.corpora import Corpus
 from functional_models.recipe import Recipe
 from functional_models.studies.inside.measuring import Meter, kernels, update_sizes
-from functional_models.studies.inside.sample import make_sample
+from functional_models.studies.inside.sample import Sample
 from functional_models.studies.inside.stored import Inside, Measured, read_inside, write_inside
-from functional_models.tokenizers import Tokenizer
 
 SHARES = (0.1, 1.0)
 """Shares of the steps after which a run is measured, at the next report.
@@ -34,9 +32,7 @@ class MeasureInside(keras.callbacks.Callback):
         folder: The folder of the run.
         key: The key of the run.
         recipe: The recipe of the run.
-        corpus: Its held-out part is what the model is measured on.
-        tokenizer: The tokenizer of source and target.
-        longest: The length of a block of text.
+        sample: Returns what the model is measured on.
     """
 
     def __init__(
@@ -44,13 +40,11 @@ class MeasureInside(keras.callbacks.Callback):
         folder: Path,
         key: str,
         recipe: Recipe,
-        corpus: Corpus,
-        tokenizer: Tokenizer,
-        longest: int,
+        sample: Callable[[], Sample],
     ) -> None:
         super().__init__()
         self._folder, self._key, self._recipe = folder, key, recipe
-        self._of_sample = corpus, tokenizer, longest
+        self._sample = sample
         self._steps = measured_steps(recipe)
         self._reports: dict[int, list[Measured]] = {}
         self._kernels: dict[str, np.ndarray] = {}
@@ -81,7 +75,7 @@ class MeasureInside(keras.callbacks.Callback):
 
     def _prepare(self) -> None:
         """Read the measurements of a run that resumes, or make those at initialisation."""
-        self._meter = Meter(self.model, make_sample(*self._of_sample))
+        self._meter = Meter(self.model, self._sample())
         with suppress(ValueError):  # a damaged file is replaced
             saved = read_inside(self._folder, self._key)
             self._reports = dict(saved.reports) if saved else {}
