@@ -36,6 +36,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     merge_rules,
     modulation_rules,
     norm_rules,
+    number_rules,
     padding_value_rules,
     placement_rules,
     pooling_rules,
