@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 from typing import Any
 
 import hypothesis
@@ -42,9 +43,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
 
 
+@pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _mark_all_but_a_sample_of_cases_as_slow(items)
     # The longest test first: at the end, the other worker would wait for it.
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+def _mark_all_but_a_sample_of_cases_as_slow(items: list[pytest.Item]) -> None:
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for function, of_function in cases.items():
+        size = min(of_function[0].get_closest_marker("sampled").args[0], len(of_function))
+        # At random, since every n-th case of a product could have the same value of a factor; and
+        # the same each time, since the workers must agree.
+        sample = random.Random(function).sample(of_function, size)
+        for item in of_function:
+            if item not in sample:
+                item.add_marker("slow")
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from toy_language import (
 from functional_models.beam_search import BeamSearch
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("alpha", LENGTH_PENALTIES)
 @pytest.mark.parametrize(
     ("steps", "size", "mode"),
@@ -56,6 +57,7 @@ def test_the_length_penalty_changes_which_sequence_is_best():
         assert tokens[0, 0].tolist() == padded((3, 2), ids, 5)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("alpha", "offset", "beams", "number"),
     slow_unless(
@@ -100,6 +102,7 @@ def test_search_stops_when_no_beam_can_become_better():
     assert asked == [2, 3]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("seed", range(3))
 def test_one_beam_is_greedy_search(seed):
     toy = Toy(length=11, seed=seed)
@@ -138,6 +141,7 @@ def test_logits_after_a_stop_token_do_not_matter(alpha):
     assert len({tuple(row) for row in expected[0][0]}) == 3  # all hypotheses differ
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
 def test_results_of_prompts_of_unequal_length_equal_those_of_single_prompts(alpha):
     toy = Toy(length=11, seed=7)

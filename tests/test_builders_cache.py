@@ -37,6 +37,7 @@ import builders
 # Rows -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -87,6 +88,7 @@ def test_rows_of_a_cache_can_be_reordered(kind: str) -> None:
     assert relative_error(logits, expected[order]) <= 1e-6
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("prefix_length", [0, 4])
 def test_a_token_of_a_chunk_does_not_change_earlier_logits(
@@ -113,6 +115,7 @@ def test_a_token_of_a_chunk_does_not_change_earlier_logits(
 # Caches -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("window", "max_length", "slots"),
     [(None, 11, 11), (None, None, 17), (3, 11, 3), (13, 11, 11), (3, 2, 2)],

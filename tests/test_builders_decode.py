@@ -210,6 +210,7 @@ COMPILES = keras.backend.backend() == "jax"
 VARIANTS = [row for row in VARIANTS_AND_KINDS if row[0] in QUICK_VARIANTS or not COMPILES]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "kind"),
     slow_unless(lambda name, kind: name in QUICK_VARIANTS, VARIANTS),
@@ -237,6 +238,7 @@ def test_cached_logits_of_every_variant_equal_uncached_logits_in_half_precision(
 QUICK = ("window", "blocks that differ", "Keras layer")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in CHANGES],
@@ -305,6 +307,7 @@ def test_a_decode_step_with_dynamic_sizes_takes_any_batch_size_and_length(
         assert relative_error(logits[real], logits_of(model, batch)[real]) <= 1e-5
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="other backends have static shapes"
 )
@@ -343,6 +346,7 @@ def test_derived_graphs_share_the_weights_of_the_model(kind: str, changes: dict[
     assert {id(weight) for weight in [*last, *logits]} == weights
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("attention", ["graph", "layer"])
 @each_kind
 def test_a_decode_step_of_a_loaded_model_returns_the_same_logits(
@@ -358,6 +362,7 @@ def test_a_decode_step_of_a_loaded_model_returns_the_same_logits(
     )
 
 
+@pytest.mark.sampled(1)
 @each_kind
 def test_training_a_model_updates_its_decode_step(kind: str) -> None:
     spec = shallow_spec(kind=kind, num_layers=1)

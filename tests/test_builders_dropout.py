@@ -97,6 +97,7 @@ def expected_edges(spec: builders.TransformerSpec) -> dict[tuple[str, str], floa
 # Placement --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(4)
 @each_kind
 @each_site
 def test_a_rate_adds_dropout_layers_at_its_site_only(kind: str, site: str) -> None:
@@ -131,6 +132,7 @@ def test_feedforward_dropout_defaults_to_dropout(kind: str) -> None:
     assert not any(before.endswith(".down") for before, _ in edges)
 
 
+@pytest.mark.sampled(2)
 @each_kind
 @each_attention
 def test_without_rates_training_and_inference_return_the_same_logits(
@@ -148,6 +150,7 @@ def test_without_rates_training_and_inference_return_the_same_logits(
 # Training ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("attention", "site", "kind"),
     slow_unless(
@@ -203,6 +206,7 @@ def zero_weights_of_site(site: str, weights: dict[str, np.ndarray]) -> dict[str,
     }
 
 
+@pytest.mark.sampled(2)
 @each_site
 @pytest.mark.parametrize(
     ("kind", "attention", "norm_placement"),

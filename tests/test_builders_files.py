@@ -110,6 +110,7 @@ def test_a_saved_model_returns_the_same_logits_in_another_process(tmp_path: Path
     assert run_python(LOAD_AND_COMPARE, str(tmp_path)).split() == sorted(MODELS)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "name", slow_unless(("pre_learned", "concat_tied", "grouped_window").__contains__, MODELS)
 )
@@ -125,6 +126,7 @@ def test_saved_weights_load_into_a_model_of_the_same_spec(name: str, tmp_path: P
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_is_rebuilt_from_its_config(name: str) -> None:
     spec = small_spec(**MODELS[name])

@@ -81,6 +81,7 @@ def model_with_decode_step(spec: builders.TransformerSpec) -> keras.Model:
     return model
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(("fields", "changes", "message"), OTHER_SPECS)
 def test_a_spec_that_does_not_describe_the_model_is_rejected(
     fields: dict[str, Any], changes: dict[str, Any], message: str

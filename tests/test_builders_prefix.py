@@ -82,6 +82,7 @@ def test_prefixes_of_several_lengths_have_the_logits_of_the_numpy_reference(name
     assert relative_error(logits_of(model, tokens), expected_logits(spec, model, tokens)) < 1e-5
 
 
+@pytest.mark.sampled(1)
 @each_case
 def test_decoding_after_prompts_of_several_lengths_has_the_logits_of_each_row_alone(
     name: str,

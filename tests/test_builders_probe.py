@@ -35,6 +35,7 @@ def visible_keys(spec: builders.TransformerSpec, tokens: np.ndarray) -> np.ndarr
     return (key <= query) & near & real[:, None, :]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -116,6 +117,7 @@ def test_attention_scores_in_half_precision_keep_the_dtype_and_sum_to_one() -> N
         np.testing.assert_allclose(as_array(weights).sum(axis=-1), 1, rtol=0, atol=2e-2)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("attention", ["graph", "layer"])
 @pytest.mark.parametrize("norm_placement", ["pre", "post"])
 def test_probed_activations_are_consistent(norm_placement: str, attention: str) -> None:

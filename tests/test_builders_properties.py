@@ -57,6 +57,7 @@ def repeated(tokens: Any, times: int) -> Any:
 # Causality --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @each_wiring
 @pytest.mark.parametrize(
     ("kind", "norm_placement"),
@@ -104,6 +105,7 @@ def test_a_model_without_residual_connections_or_positions_is_causal() -> None:
 # Padding ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @each_wiring
 @each_kind
 def test_padding_after_the_target_does_not_change_logits(kind: str, wiring: dict[str, Any]) -> None:
@@ -118,6 +120,7 @@ def test_padding_after_the_target_does_not_change_logits(kind: str, wiring: dict
     )
 
 
+@pytest.mark.sampled(2)
 @each_wiring
 def test_padding_after_the_source_does_not_change_logits(wiring: dict[str, Any]) -> None:
     spec = small_spec(kind="encoder_decoder", pad_token_id=7, **wiring)
@@ -135,6 +138,7 @@ def test_without_a_padding_token_trailing_zeros_change_logits() -> None:
     assert relative_error(logits_of(model, longer), logits_of(model, tokens)) > 1e-3
 
 
+@pytest.mark.sampled(3)
 @each_wiring
 @each_kind
 def test_the_embedding_of_the_padding_token_affects_no_other_position(
@@ -156,6 +160,7 @@ def test_the_embedding_of_the_padding_token_affects_no_other_position(
     assert np.abs(after[~real] - before[~real]).max() > 1e-3
 
 
+@pytest.mark.sampled(1)
 @each_wiring
 @each_kind
 def test_a_row_of_padding_only_is_finite_and_does_not_affect_other_rows(
@@ -195,6 +200,7 @@ def test_logits_do_not_depend_on_the_order_or_the_other_rows_of_a_batch(kind: st
         )
 
 
+@pytest.mark.sampled(1)
 @each_kind
 def test_predict_equals_a_call(kind: str) -> None:
     spec = small_spec(kind=kind)
@@ -206,6 +212,7 @@ def test_predict_equals_a_call(kind: str) -> None:
 # Length -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("positions", "method"),
     slow_unless(
@@ -312,6 +319,7 @@ def test_models_have_no_implicit_masks(kind: str) -> None:
 # Precision --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @each_wiring
 @pytest.mark.parametrize(
     ("kind", "dtype_policy", "tolerance"),
@@ -366,6 +374,7 @@ def test_half_precision_distinguishes_distant_positions(positions: str, dtype_po
     np.testing.assert_allclose(cosines, np.cos(angles), rtol=0, atol=5e-3)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype_policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
 @each_wiring
 @each_kind

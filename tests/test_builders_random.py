@@ -324,6 +324,7 @@ PROPERTIES: list[Callable[[builders.TransformerSpec, keras.Model, float], None]]
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "check", PROPERTIES, ids=lambda check: check.__name__.removeprefix("assert_")
 )

@@ -25,6 +25,7 @@ def with_equal_weights(spec: builders.TransformerSpec, plain: keras.Model) -> ke
     return model
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("placement", "merge"),
     slow_unless(

@@ -47,6 +47,7 @@ def with_all_pairs() -> list[tuple[str, str]]:
 QUICK_AT_REDUCED_SIZE = with_all_pairs()
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(
     ("name", "kind"),
     slow_unless(lambda name, kind: (name, kind) in QUICK_AT_REDUCED_SIZE, ALL_VARIANTS),
@@ -72,6 +73,7 @@ QUICK = (
 )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "kind"),
     slow_unless(

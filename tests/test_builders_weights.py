@@ -114,6 +114,7 @@ def built(request: pytest.FixtureRequest) -> tuple[builders.TransformerSpec, ker
     return request.param, builders.build(request.param, abstract=True)
 
 
+@pytest.mark.sampled(26)
 def test_a_model_has_exactly_the_weights_of_its_spec(
     built: tuple[builders.TransformerSpec, keras.Model],
 ) -> None:
@@ -174,6 +175,7 @@ TRAINED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "kind"),
     slow_unless(
@@ -258,6 +260,7 @@ def test_a_model_overfits_one_batch(norm_placement: str) -> None:
 # Initialization ---------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @each_kind
 @pytest.mark.parametrize("attention", ["graph", "layer"])
 def test_weights_are_reproducible_by_seed_and_all_kernels_differ(kind: str, attention: str) -> None:
@@ -275,6 +278,7 @@ def test_weights_are_reproducible_by_seed_and_all_kernels_differ(kind: str, atte
     assert len(set(first_values.values())) == len(kernels)
 
 
+@pytest.mark.sampled(3)
 @each_kind
 @pytest.mark.parametrize("initializer", ["glorot_uniform", "normal", "depth_scaled", "t5"])
 def test_initial_kernels_have_the_standard_deviation_of_the_initializer(

@@ -55,6 +55,7 @@ def test_a_reply_is_the_continuation_of_the_formatted_text(lm, tokenizer):
     assert longer == REPLY
 
 
+@pytest.mark.slow
 def test_a_text_is_a_message_of_the_user(lm):
     assert lm.chat("Hi", "greedy") == lm.chat(MESSAGES[:1], "greedy")
 

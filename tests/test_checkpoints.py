@@ -21,6 +21,7 @@ class Stop(keras.callbacks.Callback):
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_the_first_file_of_a_run_says_which_run_it_is(tmp_path):
     """Killed before its first report, a run is resumed, and another one is refused."""
     kind = "decoder_only"

@@ -41,11 +41,13 @@ SMALL = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", SMALL)
 def test_claims_hold_in_small_models(name):
     assert CLAIMS[name].measure(**SMALL[name]).verdict == AGREES
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "other"),
     [

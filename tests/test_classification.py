@@ -76,6 +76,7 @@ def test_each_example_is_once_in_an_epoch_with_its_label_and_segments():
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_results_equal_those_of_each_text_alone_and_of_the_loss(pooling):
     model = encoder(class_pooling=pooling)
@@ -123,6 +124,7 @@ def test_classes_are_learned_saved_and_loaded(pooling, pooler, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_head_is_added_to_a_trained_encoder():
     model = encoder(classes=(), masked_lm_head=True)
     made = model.with_classes(["a", "b"], pooling="mean")

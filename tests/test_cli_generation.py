@@ -27,6 +27,7 @@ def shell_models(loaded, monkeypatch):
     return loaded
 
 
+@pytest.mark.slow
 def test_generate_prints_text_with_or_without_the_prompt(files, shell_models, capsys):
     lm = shell_models[str(files / "lm")]
     texts = lm.generate(["fox", "a dog"], "greedy", max_new_tokens=5)

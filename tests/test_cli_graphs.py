@@ -71,6 +71,7 @@ def test_a_plugin_option_can_be_a_mapping(tmp_path):
     assert plots.Graph.from_json(to.read_text("utf-8")).overlay("flops").sizes == {"b": 3, "t": 7}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -174,6 +174,7 @@ def quick(monkeypatch, fresh):
         monkeypatch.setattr(module, "load", lambda folder: fresh["encoder_decoder"])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("failing", ["draw", "import", "generate"])
 def test_no_picture_and_no_sample_costs_results(tmp_path, quick, monkeypatch, capsys, failing):
     def fail(*given, **options):
@@ -244,6 +245,7 @@ def test_a_folder_without_a_study_is_named(tmp_path):
         fm.load_study(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_precision_is_part_of_a_run(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(comparison, "_write", lambda *given: None)
     run(tmp_path, {"pre": PRE})

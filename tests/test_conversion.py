@@ -48,6 +48,7 @@ def _unfused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "fused_attention_op_available", lambda: False)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.usefixtures("_unfused")
 @pytest.mark.parametrize("name", slow_unless(QUICK_BACKBONES.__contains__, BACKBONES))
 def test_a_converted_backbone_has_the_same_hidden_states_and_logits(name: str) -> None:
@@ -73,6 +74,7 @@ IGNORED = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", IGNORED)
 def test_settings_that_keras_hub_ignores_raise_warnings(name: str) -> None:
     """If the first assertion fails, KerasHub applies the setting, and a family can support it."""

@@ -160,6 +160,7 @@ def test_traced_flops_count_matrix_products() -> None:
 # FLOPs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(10)
 @requires_graph_tracing
 @pytest.mark.parametrize(
     "changes", slow_unless(lambda changes: changes not in SLOW, ALL_SPECS.values()), ids=ALL_SPECS
@@ -172,6 +173,7 @@ def test_flops_of_whole_sequences_equal_those_of_the_graph(changes: dict[str, An
     assert BATCH * counted.total == traced_flops(model, inputs_of(spec))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="uses TensorFlow's GradientTape")
 @pytest.mark.parametrize("name", ["plain", "unfused attention", "translator with unequal stacks"])
 def test_a_training_step_takes_three_times_the_flops_of_the_forward_pass(name: str) -> None:
@@ -190,6 +192,7 @@ def test_a_training_step_takes_three_times_the_flops_of_the_forward_pass(name: s
     assert BATCH * counted.training == traced_flops(step, inputs_of(spec))
 
 
+@pytest.mark.sampled(2)
 @requires_graph_tracing
 @pytest.mark.parametrize(
     "changes", slow_unless([*SPECS.values()][::2].__contains__, SPECS.values()), ids=SPECS
@@ -204,6 +207,7 @@ def test_flops_of_decoding_equal_those_of_the_decode_graph(changes: dict[str, An
     assert BATCH * counted.total == traced_flops(step, inputs)
 
 
+@pytest.mark.sampled(1)
 @requires_graph_tracing
 @pytest.mark.parametrize("name", [name for name in SPECS if "translator" in name])
 def test_flops_of_encoding_equal_those_of_the_encode_graph(name: str) -> None:
@@ -317,6 +321,7 @@ def test_a_source_cache_without_padding_token_has_no_mask() -> None:
     assert masks[0] - masks[1] == 13
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_memory_equals_the_size_of_model_and_optimizer_variables(dtype: str) -> None:
     spec = small_spec()

@@ -66,6 +66,7 @@ def expert_spec(**changes: Any) -> builders.TransformerSpec:
 # Numbers ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("changes", OPTIONS.values(), ids=OPTIONS)
 def test_logits_equal_the_numpy_reference_and_those_of_decoding(changes: dict[str, Any]) -> None:
     spec = expert_spec(**changes)
@@ -303,6 +304,7 @@ def gradients(
     return [x.numpy() for x in compute(*map(tf.constant, arrays))]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("sizes", "compiled"),
     [(s, c) for s, c in itertools.product(SIZES, (False, True)) if BACKEND == "tensorflow" or c],

@@ -138,6 +138,7 @@ def test_max_new_tokens_limits_both_signatures(exported):
         assert row[row >= 0].tolist() == new.tokens.tolist()
 
 
+@pytest.mark.slow
 def test_generation_stops_at_the_end_token(exported, tmp_path):
     lm, signatures = exported
     prompt = tf.constant([[97]])
@@ -209,6 +210,7 @@ def random_texts(count, seed=0):
     return ["".join(random.choice(WORDS, random.integers(1, 13))) for _ in range(count)]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("kind", "lowercase"),
     slow_unless(
@@ -274,6 +276,7 @@ def failing_save(*args, **options):
     raise OSError("the disk is full")
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     lm = text_model("decoder_only")
     folder = tmp_path / "new" / "lm"

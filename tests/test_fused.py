@@ -60,6 +60,7 @@ def assert_close(found, expected, tolerance):
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
+@pytest.mark.sampled(3)
 @TENSORFLOW_ONLY
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("precision", list(TOLERANCE))
@@ -105,6 +106,7 @@ def softmax(scores, mask):
     return powers / powers.sum(-1, keepdims=True)
 
 
+@pytest.mark.sampled(2)
 @TENSORFLOW_ONLY
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 8e-3)])
@@ -133,6 +135,7 @@ def test_fused_attention_weights_have_the_values_and_gradients_of_the_formula(
         assert_close(found[1], np.where(mask[:, None], slope, 0), 2 * tolerance)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("norm", ["layer", "rms"])
 def test_models_are_restored_with_their_norms(norm, tmp_path):
     sizes = {"vocabulary_size": 23, "num_layers": 1, "hidden_dim": 6, "num_heads": 2}

@@ -86,6 +86,7 @@ def test_greedy_with_a_window_shorter_than_prompts_and_continuations(windowed):
     assert min(map(len, found)) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -186,6 +187,7 @@ def test_draws_follow_the_distribution_of_the_model(language):
     np.testing.assert_allclose(np.bincount(found, minlength=31) / 2000, expected, atol=0.04)
 
 
+@pytest.mark.slow
 def test_min_p_near_1_keeps_only_the_likeliest_token(language):
     assert run(language, PROMPTS, "random", min_p=0.999) == run(language, PROMPTS)
 
@@ -282,6 +284,7 @@ def test_a_single_new_token_is_the_first_of_several(language):
 # Streams
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("name", "options"), [("greedy", {}), ("random", {"seed": 5})])
 def test_a_stream_ends_with_the_result_of_a_call(language, name, options):
     expected = run(language, PROMPTS, name, 15, **options)

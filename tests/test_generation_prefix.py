@@ -41,6 +41,7 @@ def test_greedy_with_a_window_shorter_than_the_prompts():
     assert_greedy(windowed, PROMPTS, found, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

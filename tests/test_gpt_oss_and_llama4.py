@@ -52,6 +52,7 @@ def spec_of(name: str, **changes: Any) -> builders.TransformerSpec:
 # Every model ------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @each_model
 def test_a_token_changes_no_earlier_logits_and_padding_changes_none(name: str) -> None:
     spec = spec_of(name)
@@ -65,6 +66,7 @@ def test_a_token_changes_no_earlier_logits_and_padding_changes_none(name: str) -
     np.testing.assert_allclose(padded[:, :TARGET_LENGTH], before, rtol=0, atol=2e-5)
 
 
+@pytest.mark.sampled(2)
 @each_model
 def test_one_training_step_changes_every_weight(name: str) -> None:
     spec = spec_of(name, num_active_experts=6 if "phi" not in name else 0)
@@ -216,6 +218,7 @@ def test_longrope_has_the_long_factors_beyond_the_original_length() -> None:
     assert relative_error(logits_of(whole, first), logits_of(short, first)) < 1e-6
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("max_length", [7, 11])
 def test_the_slots_of_the_cache_choose_the_factors_of_longrope(max_length: int) -> None:
     spec = small_spec(**LONGROPE)

@@ -73,6 +73,7 @@ def first_of_each_family() -> set[str]:
     return set(found.values())
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "file"),
     slow_unless(
@@ -114,6 +115,7 @@ def test_a_wrong_value_of_any_setting_of_generation_is_read_or_refused(tmp_path:
             assert key in refusal(read_settings, key), value
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["bert", "llama2", "m2m100", "marian", "pegasus", "roberta"])
 def test_a_wrong_setting_of_a_tokenizer_is_read_or_refused(tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(GOLDEN_TOKENIZERS / name, tmp_path / name)
@@ -316,6 +318,7 @@ TOKENIZERS = [
 ]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("damage", "message"), TOKENIZERS)
 def test_without_a_tokenizer_there_is_still_a_model(
     copy: Callable[..., Path], damage: Damage, message: str, capsys: pytest.CaptureFixture[str]

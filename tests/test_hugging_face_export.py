@@ -39,6 +39,7 @@ def weights_of(model):
     return {weight.path: as_array(weight) for weight in model.model.weights}
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(
     "name", slow_unless(is_plain, sorted(path.name for path in GOLDEN.iterdir()))
 )
@@ -148,6 +149,7 @@ def test_trained_positions_are_no_sinusoids(tmp_path):
         fm.to_hugging_face(model, tmp_path / "other", model_type="m2m_100")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["byte", "byte_pair", "sentence_piece", "word_piece"])
 def test_the_tokenizer_is_written_with_the_same_ids(tmp_path, kind):
     size = {} if kind == "byte" else {"vocabulary_size": 401}

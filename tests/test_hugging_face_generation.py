@@ -86,6 +86,7 @@ CASES = [(name, number) for name, entry in ENTRIES.items() for number in range(l
 QUICK = (("gpt2", 5), ("gpt2", 1), ("llama", 1), ("bart", 3), ("t5", 1), ("marian", 9))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("name", "number"), slow_unless(lambda *case: case in QUICK, CASES))
 def test_the_tokens_are_those_of_transformers(name: str, number: int, uncompiled: None) -> None:
     entry = ENTRIES[name]

@@ -49,6 +49,7 @@ def test_the_cache_of_deepseek_v3_has_576_numbers_for_a_token_and_a_block() -> N
     assert builders.count_cache_bytes(spec, 1000, "bfloat16") - positions == 2 * 61 * 576 * 1000
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("num_tokens", [None, 1])
 def test_left_padded_rows_have_the_logits_of_each_row_alone(num_tokens: int | None) -> None:
     """Rotated keys are in the cache, so that their positions start at the first token of a row."""

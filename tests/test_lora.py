@@ -40,6 +40,7 @@ def low_rank_kernel(layer):
     return kernel + 5 / 3 * a @ b
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_adds_a_product_of_low_rank_and_merging_keeps_the_logits(kind):
     lm = text_model(kind)

@@ -171,6 +171,7 @@ def cross_entropy(labels: np.ndarray, logits: Any) -> Any:
     return ops.mean(ops.sparse_categorical_crossentropy(labels, logits, from_logits=True))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("norm_placement", ["output", "sandwich"])
 def test_the_stream_has_variance_1_plus_2_l_where_branches_end_in_a_norm(
     norm_placement: str,

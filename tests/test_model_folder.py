@@ -44,6 +44,7 @@ def translator():
     return trained_translator()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_loading_restores_spec_logits_and_tokenizers(fresh, kind, tmp_path):
     model = fresh[kind]
@@ -270,6 +271,7 @@ def test_saving_deletes_only_files_of_the_previous_model(folder):
     np.testing.assert_array_equal(logits(fm.load(folder)), logits(new))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["../precious", "precious", "model.json", ".", ""])
 def test_saving_deletes_nothing_else_that_a_manifest_names(folder, fresh, name):
     for place in (folder, folder.parent):

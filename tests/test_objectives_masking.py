@@ -55,6 +55,7 @@ def reference_mask(objective, tokenizer, tokens, random):
     return inputs, chosen
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("whole_words", [False, True])
 @pytest.mark.parametrize("kind", ["byte", "byte_pair", "word_piece", "sentence_piece"])
 def test_masks_equal_those_of_a_loop_over_tokens(kind, whole_words):

@@ -127,6 +127,7 @@ def test_evaluation_has_the_loss_of_what_follows_each_prefix():
     assert found["tokens"] == len(losses) < len(tokens) - 1
 
 
+@pytest.mark.slow
 def test_evaluation_of_examples_has_the_loss_of_replies_to_whole_prompts():
     lm = prefix_model()
     found = lm.evaluate(PAIRS, batch_size=2)

@@ -70,6 +70,7 @@ def test_muon_trains_the_matrices_between_embedding_and_logits():
     assert sorted(experts) == [(3, 14, 23), (3, 23, 14)]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_factors_scale_updates_and_decay_of_their_layers(name):
     def changes(factors):

@@ -106,6 +106,7 @@ def assert_equals_each_alone(spec):
     assert np.abs(together - found)[0, first].max() > 1e-3
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", slow_unless(lambda name: name in QUICK, CASES))
 def test_packed_documents_have_the_logits_of_each_alone(name):
     assert_equals_each_alone(small_spec(**CASES[name]))

@@ -41,6 +41,7 @@ def namespaced(maps):
     return {node_id.rpartition(".")[0]: found for node_id, found in maps.items()}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "changes",
     [{}, {"attention_dropout": 0.1, "positions": "rotary", "head_dim": 6}, {"attention": "layer"}],

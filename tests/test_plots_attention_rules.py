@@ -103,6 +103,7 @@ def softmaxes(axis):
     }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", softmaxes(-1))
 def test_a_softmax_over_queries_or_heads_is_found(form):
     for axis in (-2, 1):
@@ -286,6 +287,7 @@ CROSS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("words", CROSS)
 def test_mistakes_in_cross_attention_are_found(words):
     assert words.strip() in texts_of(translator(CROSS[words]))[0]

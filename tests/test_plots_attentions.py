@@ -170,6 +170,7 @@ def test_attention_maps_of_every_form_have_queries_as_rows_and_sum_to_one(form):
     assert np.argwhere(differs).tolist() == [[1, 5]]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("form", FORMS)
 def test_diagnosis_maps_and_letters_find_the_same_attention(form):
     model = language_model(lambda tokens: lambda x: form(x, x))
@@ -282,6 +283,7 @@ ZOO = {
 }
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("make", ZOO.values(), ids=ZOO)
 def test_there_is_a_map_for_every_attention_of_every_model(make):
     model = make()

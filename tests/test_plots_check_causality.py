@@ -126,6 +126,7 @@ def test_a_witness_shows_the_leak_in_the_model_itself():
     assert abs(after - before)[witness.moved] == pytest.approx(witness.by, rel=1e-3)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "masked",
     [
@@ -142,6 +143,7 @@ def test_masks_that_do_not_mask_are_told_from_those_that_do(masked):
     assert check.note.kind == "finding"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "masked", [lambda s, t: ops.where(t > 0, s, -1e9), lambda s, t: s + (1 - t) * -1e4]
 )
@@ -176,6 +178,7 @@ def test_a_prefix_is_no_finding_and_an_encoder_is_none():
     assert verdicts(encoder, "causality") == ["all"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

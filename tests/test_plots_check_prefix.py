@@ -31,6 +31,7 @@ def test_structure_tells_a_prefix_by_the_role_of_its_mask(changes):
     assert "remark" not in text
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "changes", [{}, {"positions": "rotary", "rotary_dim": 4, "num_layers": 1}], ids=str
 )
@@ -42,6 +43,7 @@ def test_running_a_model_shows_its_prefix(changes):
     assert "finding" not in text.replace("No findings", "")
 
 
+@pytest.mark.slow
 def test_a_window_in_a_prefix_is_no_finding():
     spec = small_spec(prefix_lm=True, attention_window=3)
     model = random_model(spec)

@@ -46,6 +46,7 @@ PADDED = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", PADDED)
 def test_padding_matters_unless_keys_are_masked(case):
     make, attend, matters = PADDED[case]

@@ -79,6 +79,7 @@ def test_noise_inside_a_function_is_found_if_it_is_the_same_in_each_run(how):
     assert any("Noise that is a constant" in text for text in found) == (how == "made once")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("hidden", [0.0, 1.0])
 def test_vectors_are_masked_by_an_input_of_any_name_and_convention(hidden):
     """It is told apart by what it does; a product of scores and flags masks nothing."""

@@ -20,6 +20,7 @@ def test_every_plugin_keeps_the_rules(name):
     check_plugin(name, SMALL, **OPTIONS.get(name, {}))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", plots.list_renderers())
 def test_every_renderer_keeps_the_rules(name):
     check_renderer(name, SMALL, **COARSE.get(name, {}))

@@ -316,6 +316,7 @@ def test_names_are_written_literally():
         assert not any(text.get_parse_math() for text in texts)
 
 
+@pytest.mark.slow
 def test_figures_need_no_keras_and_no_display():
     code = (
         "import sys, plots\n"

@@ -388,6 +388,7 @@ def diagnosed(model):
     return description, [note.text for note in notes if note.kind == "finding"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("merge", ["hyper_connections", "static_hyper_connections"])
 @pytest.mark.parametrize(
     ("norm_placement", "words"),
@@ -405,6 +406,7 @@ def test_the_norms_of_several_streams_are_described(merge, norm_placement, words
     assert re.match(rf"{words} Transformer decoder: 2 blocks with .*, final norm; causal", text)
 
 
+@pytest.mark.sampled(25)
 @pytest.mark.parametrize("kind", DESCRIBED)
 def test_the_description_of_a_model_is_true(kind):
     build, expected = DESCRIBED[kind]
@@ -414,6 +416,7 @@ def test_the_description_of_a_model_is_true(kind):
         assert findings == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["mini_gpt", "llama", "bert_encoder", "masked_lm", "decoder"])
 def test_the_names_of_a_model_and_its_layers_change_nothing(name):
     plain = language_model(attend)

@@ -45,6 +45,7 @@ def test_a_stack_of_one_kind_of_norm_is_fine(norm):
     assert findings_of(encoder([norm] * 4, final_norm=norm == "pre")) == ()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("usual", "other"), [("pre", "post"), ("pre", "none"), ("post", "pre"), ("post", "none")]
 )
@@ -193,6 +194,7 @@ def without_sublayer(model, name):
     return np.allclose(before, ops.convert_to_numpy(stream(x)), atol=1e-6)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("is_wrong", [True, False])
 def test_a_feedforward_with_a_skip_path_that_starts_before_the_attention_is_found(norm, is_wrong):

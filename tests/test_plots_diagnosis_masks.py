@@ -43,6 +43,7 @@ def first_logits(model, tokens):
 # --- the future ---------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [*CAUSAL, *LEAKING])
 def test_a_decoder_that_sees_the_future_is_found_if_and_only_if_it_does(kind):
     model = language_model((CAUSAL | LEAKING)[kind])
@@ -330,6 +331,7 @@ class Reader(layers.Layer):
         return layers.Add()([x, self.parts[1](self.parts[0](self.norms[1](x)))])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("has_mask", [True, False])
 @pytest.mark.parametrize("readers", [1, 3])
 @pytest.mark.filterwarnings("ignore:Layer '.*' .of type Reader")  # Keras warns that it loses it

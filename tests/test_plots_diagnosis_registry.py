@@ -60,6 +60,7 @@ def check_description(description, spec):
     assert f"; {POSITIONS.get(spec.positions, spec.positions)} positions" in description
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -112,6 +113,7 @@ def test_ablations_without_norms_or_skip_paths_are_found(kind):
     assert "No skip path leads past any of the" in finding.text
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["decoder_only", "encoder_decoder"])
 def test_nothing_looks_wrong_in_decode_steps_and_probes(kind):
     spec = small_spec(kind=kind)
@@ -125,6 +127,7 @@ def test_nothing_looks_wrong_in_decode_steps_and_probes(kind):
     assert [plots.findings(plots.read_graph(graph)) for graph in derived] == [()] * len(derived)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "name",
     [

@@ -45,6 +45,7 @@ PASSING = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", [*BLOCKING, *PASSING])
 @pytest.mark.filterwarnings("ignore:Gradients do not exist", "ignore:The model does not have")
 def test_weights_without_a_gradient_are_found_if_and_only_if_training_does_not_change_them(kind):

@@ -433,6 +433,7 @@ def test_graphs_that_cannot_be_compared_raise_an_error():
         plots.diff(stack(11), against=3)
 
 
+@pytest.mark.slow
 def test_thousands_of_calls_are_compared_in_seconds():
     before = stack(*[11] * 750)
     after = renamed(stack(*[13] * 749), lambda node_id: node_id.replace("block", "layer"))

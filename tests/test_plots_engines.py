@@ -39,6 +39,7 @@ def test_an_installed_program_that_works_is_used(install):
     assert run_graphviz(SMALL, "svg", "nop2") == b"<svg>drawn with -Knop2 -Tsvg</svg>"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("content", "why"),
     [

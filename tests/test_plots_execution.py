@@ -136,6 +136,7 @@ def arrays(outputs):
     return [ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("opened", [False, True], ids=["closed", "opened"])
 @pytest.mark.parametrize("name", MODELS)
 def test_values_of_the_last_calls_are_the_outputs_of_the_model(name, opened):

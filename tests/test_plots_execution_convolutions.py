@@ -9,6 +9,7 @@ import plots
 from plots.measuring.execution import call_values
 
 
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("strides", [2, 3, 5])
 @pytest.mark.parametrize("size", [1, 2])

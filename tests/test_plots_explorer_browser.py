@@ -39,6 +39,7 @@ def test_the_stream_is_one_straight_line_from_embedding_to_output(shown, decoder
         assert 0 < below - above < 70
 
 
+@pytest.mark.slow
 def test_the_streams_of_encoder_and_decoder_are_straight_too(opened):
     page = opened(graph_of(plots_models.encoder_decoder("post")))
     assert len({round(x) for x, *_ in spine(page)}) == 2

@@ -104,6 +104,7 @@ WRITTEN = """() => {
 """Whether the address contains the scale, which is written with a delay."""
 
 
+@pytest.mark.slow
 def test_a_link_restores_the_view(opened, decoder):
     page = opened(decoder)
     click(page, at(f"{ATTENTION}.*"))
@@ -167,6 +168,7 @@ def test_a_cluster_that_cannot_be_collapsed_stays_expanded_with_a_message(opened
     assert "around stays expanded" in page.text_content("#status")
 
 
+@pytest.mark.slow
 def test_obsolete_layouts_are_cancelled(opened, decoder):
     page = opened(decoder)
     page.evaluate("""() => {

@@ -97,6 +97,7 @@ def said(page):
     return page.text_content("#status")
 
 
+@pytest.mark.slow
 def test_a_wide_picture_opens_with_its_beginning_and_fits(opened):
     page = opened(parallel_inputs(17), "#fold=false")
     assert 0 < len(page.evaluate(IN_VIEW)) < 18
@@ -119,6 +120,7 @@ def test_a_strip_is_wrapped_into_rows(opened):
     assert min(sizes) > 3
 
 
+@pytest.mark.slow
 def test_a_long_chain_opens_in_groups_and_every_call_can_be_reached(opened):
     page = opened(flat_chain(1201), "#fold=false")
     groups = seen(page)
@@ -179,6 +181,7 @@ def test_rows_replace_a_layout_that_fails(opened, decoder):
         assert inside or outside, "an item crosses the frame of a cluster"
 
 
+@pytest.mark.slow
 def test_visible_hits_are_not_laid_out_again(shown, decoder):
     page = shown(decoder, "#depth=9&fold=false")
     page.evaluate("""() => {

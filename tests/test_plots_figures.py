@@ -90,6 +90,7 @@ def test_invalid_histories_raise_an_error(histories, message):
         plots.loss_curves(histories)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
 )

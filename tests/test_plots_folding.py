@@ -150,6 +150,7 @@ def calls_that_there_were(graph):
     return found
 
 
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("then", [1, 2, 3])
 @pytest.mark.parametrize("keep", [1, 2, 3, 4])
 @pytest.mark.parametrize(

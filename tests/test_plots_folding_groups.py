@@ -232,6 +232,7 @@ def first_token_of_a_stack():
     return keras.Model(x, [y, pooled])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("blocks", [1, 2])
 @pytest.mark.parametrize("make", [*MAKE.values(), first_token_of_a_stack])
 def test_kept_calls_stay_in_their_namespaces(make, blocks):

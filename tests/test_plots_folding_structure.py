@@ -57,6 +57,7 @@ def times_of(graph, node):
     return prod(graph.repeats.get(name, 1) for name in names)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("model", params(REPEATED))
 def test_blocks_without_names_are_folded(model):
     whole = graph_of(model)

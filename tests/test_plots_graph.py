@@ -282,6 +282,7 @@ def test_a_subclassed_model_used_as_a_layer_is_opened():
     assert graph.parameters == model.count_params()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("make", [Tower, Failing])
 def test_opening_layers_leaves_no_records_of_calls(make):
     x = keras.Input((None, 7), name="x")

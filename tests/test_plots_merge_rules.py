@@ -43,6 +43,7 @@ TWICE = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", TWICE)
 def test_a_tensor_that_is_added_twice_is_found(form):
     words = "shortcut added twice" if form in ("both", "nested layers", "one list") else "to itself"
@@ -126,6 +127,7 @@ def residual_network(kept):
     return keras.Model(image, layers.Dense(7)(layers.GlobalAveragePooling2D()(x)))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("lacking", [0, 2, 3])
 def test_a_block_without_its_addition_is_found(lacking):
     found = texts_of(residual_network([number != lacking for number in range(4)]))[0]

@@ -254,6 +254,7 @@ class Branching(TwoParts):
         return self.down(ops.cond(ops.max(x) > 0, lambda: y * 2, lambda: y))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("kind", "length", "reason"),
     [

@@ -95,6 +95,7 @@ def layout(graph, rankdir="TB", columns=None):
     return boxes, lines
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore:.*is drawn as a column with arcs")
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_call_and_edge_is_drawn_once_and_no_boxes_overlap(name):
@@ -111,6 +112,7 @@ def test_every_call_and_edge_is_drawn_once_and_no_boxes_overlap(name):
         assert apart, (first, second)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "rankdir",
     ["TB", "LR", *(pytest.param(name, marks=pytest.mark.slow) for name in ("BT", "RL"))],
@@ -132,6 +134,7 @@ def test_a_strip_is_arranged_in_columns_in_which_the_stream_is_straight(name, ra
     assert not any(box.endswith(" (continued)") for box in narrow)
 
 
+@pytest.mark.slow
 def test_the_number_of_columns_is_an_option():
     graph = GRAPHS["stack"]()
     for number in (2, 3, 5):

@@ -207,6 +207,7 @@ def test_models_side_by_side_have_titles_and_streams(tmp_path):
     assert dot.STREAM_COLOUR.lower() in svg
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rankdir", ["TB", "BT", "LR", "RL"])
 def test_models_side_by_side_are_in_the_given_order(rankdir, tmp_path):
     names = ["pre", "none", "post"]
@@ -317,6 +318,7 @@ def test_models_side_by_side_support_the_formats_of_graphviz_only(small, tmp_pat
         plots.plot_side_by_side({"a": small}, tmp_path / "models.html")
 
 
+@pytest.mark.slow
 def test_a_folded_model_of_twenty_four_blocks_fits_a_page(tmp_path):
     heights = {}
     for blocks in (2, 24):

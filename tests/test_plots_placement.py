@@ -31,6 +31,7 @@ def drawn(graph, rankdir="TB"):
     return {quoted or bare: (72 * float(x), 72 * float(y)) for quoted, bare, x, y in found}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "make",
     [plots_models.decoder_only, plots_models.encoder_decoder, plots_models.top_level_blocks],
@@ -45,6 +46,7 @@ def test_the_stream_is_one_straight_line_with_all_sublayers_on_one_side(make, no
         assert all(place[node_id][0] > line[0] for node_id in path.bypassed), path
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "kind"),
     slow_unless(
@@ -161,6 +163,7 @@ def test_edges_of_parallel_sublayers_stay_on_their_side_of_the_stream():
                 assert min(x for x, _ in line) > min(stream) - 1.5, edge.id
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.filterwarnings("ignore:the picture of .* too large to read")
 @pytest.mark.parametrize(
     ("name", "kind"),

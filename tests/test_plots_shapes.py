@@ -93,6 +93,7 @@ BUILT = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("changes", BUILT.values(), ids=BUILT)
 def test_letters_have_the_right_sizes_in_built_models(changes):
     spec = small_spec(num_layers=1, **changes)

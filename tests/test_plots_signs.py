@@ -105,6 +105,7 @@ def closed(x):
     return x
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("suffix", ["dot", "mmd", "txt", "model_explorer.json"])
 @pytest.mark.parametrize("depth", [None, 1])
 def test_every_format_says_why_a_layer_stays_closed_and_frames_nothing(suffix, depth, tmp_path):

@@ -27,6 +27,7 @@ def said(checks):
     return "; ".join(sorted(lines - {*_OF_EVERY_MODEL}))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in UNUSUAL]
 )

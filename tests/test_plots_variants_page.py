@@ -152,6 +152,7 @@ def test_the_page_fits_letter_and_a4_in_landscape(page):
     assert top.y0 >= bottom.y1  # the table is below the picture
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("names", [NORMS, ["encoder-decoder"] * 2], ids=["four", "two"])
 def test_four_decoders_or_two_encoder_decoders_on_a_page_are_legible(names):
     models = {f"{number}. {name}": graph_of(name) for number, name in enumerate(names)}

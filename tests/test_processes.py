@@ -189,6 +189,7 @@ def test_each_process_that_misses_another_says_so():
     assert {type(first), type(second)} == {TimeoutError}
 
 
+@pytest.mark.slow
 def test_numbers_of_processes_that_disagree_raise():
     _, second = meet_all([(0, 2), (2, 3)], timeout=1)
     assert str(second).startswith("process 2/3 is not expected at 127.0.0.1:")

@@ -139,6 +139,7 @@ def test_a_token_without_probability_is_not_drawn_at_the_ends_either(monkeypatch
     assert ops.convert_to_numpy(found).tolist() == tokens
 
 
+@pytest.mark.sampled(1)
 @both_modes
 @pytest.mark.parametrize(
     ("name", "options"),

@@ -54,6 +54,7 @@ def test_translations_are_in_the_order_of_the_sources(translator):
     assert translator.translate([]) == []
 
 
+@pytest.mark.slow
 def test_blank_sources_have_blank_translations(fresh):
     translator = fresh["encoder_decoder"]
     sources = [source for source, _ in PAIRS[:8]]
@@ -158,6 +159,7 @@ def test_streams_with_scores_or_beam_search_raise(fresh):
         fresh["decoder_only"].generate("fox", "beam", stream=True)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stop", [";", ord(";"), ["!", ";"], [np.int64(59)]])
 def test_stop_tokens_end_a_text_and_are_not_part_of_it(storyteller, stop):
     options = {"sampler": "greedy", "stop_tokens": stop}

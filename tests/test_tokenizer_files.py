@@ -15,6 +15,7 @@ from functional_models.tokenizer_training import train_tokenizer
 from functional_models.tokenizers import as_tokenizer, load_tokenizer
 
 
+@pytest.mark.sampled(2)
 def test_a_loaded_tokenizer_equals_the_saved_one(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer")
     loaded = load_tokenizer(str(tmp_path / "tokenizer"))

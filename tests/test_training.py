@@ -116,6 +116,7 @@ def test_an_interrupted_run_leaves_a_complete_checkpoint_and_model(interrupted):
     assert not {name for name in names if name.startswith(".")}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -305,6 +306,7 @@ def test_evaluation_weighs_all_tokens_equally():
     np.testing.assert_allclose(found["bits_per_character"], bits, rtol=1e-5)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("compiled", "exact_match"), [(False, True), (True, False)])
 def test_evaluation_does_not_change_the_compilation_of_a_model(compiled, exact_match):
     model = text_model("decoder_only").model

@@ -119,6 +119,7 @@ def assert_equal_steps(found, expected, rtol=1e-5, atol=1e-6):
         np.testing.assert_allclose(new, old, rtol=rtol, atol=atol)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "fuses"), [*((name, True) for name in MODELS), ("bias", False), ("tied", False)]
 )
@@ -129,6 +130,7 @@ def test_a_step_equals_one_of_keras(name, fuses, monkeypatch):
     assert_equal_steps(found, step(model, batch(), 0.1, run_eagerly=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [pytest.param({"jit_compile": False}, marks=pytest.mark.slow), {"jit_compile": True}],

@@ -97,6 +97,7 @@ def reference_losses(lm, tokens, block, stride):
     return losses
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stride", [1, 5, 13])
 def test_a_stride_gives_every_token_more_context(fresh, stride):
     lm = fresh["decoder_only"]
