@@ -272,6 +272,13 @@ def test_blocks_of_llama4_follow_from_intervals_where_there_are_no_lists() -> No
     assert not any(block.attention_temperature for block in dense.blocks("decoder"))
 
 
+def test_alibi_of_one_position_is_refused() -> None:
+    config = config_of("mpt")
+    assert spec_of({**config, "max_seq_len": 2}).max_sequence_length == 2
+    with pytest.raises(ValueError, match="max_seq_len=1: transformers then adds the ALiBi bias of"):
+        spec_of({**config, "max_seq_len": 1})
+
+
 def test_gpt_oss_needs_its_rotary_settings() -> None:
     config = {k: v for k, v in config_of("gpt_oss").items() if k != "rope_scaling"}
     with pytest.raises(ValueError, match="rope_scaling is missing, for which versions of transf"):

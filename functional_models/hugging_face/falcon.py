@@ -23,6 +23,7 @@ from functional_models.hugging_face.rules import (
     FREQUENCIES,
     SIZES,
     activation,
+    derived,
     rotary,
     settings_of,
 )
@@ -297,6 +298,15 @@ def _written_mpt_attention(spec: TransformerSpec) -> dict[str, Any]:
     return {"attn_config": {"attn_pdrop": spec.attention_dropout, **scale}}
 
 
+def _mpt_length(length: int) -> int:
+    if length == 1:
+        raise ValueError(
+            "max_seq_len=1: transformers then adds the ALiBi bias of distance 0 to all scores; "
+            "give the length that the model was trained on"
+        )
+    return length
+
+
 _MPT = Family(
     model_types=("mpt",),
     heads={"MptForCausalLM": {}, "MptModel": NEEDS_TIED},
@@ -313,11 +323,14 @@ _MPT = Family(
         "d_model": "hidden_dim",
         "n_layers": "num_layers",
         "n_heads": "num_heads",
-        "max_seq_len": "max_sequence_length",
         "layer_norm_epsilon": "norm_epsilon",
         "tie_word_embeddings": "tie_embeddings",
     },
-    rules=(DECODER_PADDING, Rule(("attn_config",), _mpt_attention, _written_mpt_attention)),
+    rules=(
+        DECODER_PADDING,
+        Rule(("attn_config",), _mpt_attention, _written_mpt_attention),
+        derived("max_seq_len", "max_sequence_length", _mpt_length, lambda s: s.max_sequence_length),
+    ),
     defaults={
         "max_seq_len": 2048,
         "layer_norm_epsilon": 1e-5,
