@@ -96,7 +96,8 @@ class Reading:
             return f"{self._what}: {self._done:,} {self._unit}"
         seconds = (self._clock() - self._started) * (self._total / self._done - 1)
         return (
-            f"{self._what}: {self._done:,} of {self._total:,} characters | {duration(seconds)} left"
+            f"{self._what}: {self._done:,} of {self._total:,} {self._unit} | "
+            f"{duration(seconds)} left"
         )
 
 

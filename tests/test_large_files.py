@@ -188,3 +188,11 @@ def test_reading_shows_lines_at_growing_intervals(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "tokenizing: 10 of 40 characters | 30 s left"
     assert lines[1:] == ["tokenizing: 30 of 40 characters | 10 s left"]
+
+
+def test_a_line_names_the_unit_that_is_counted(capsys):
+    seconds = [0.0]
+    with Reading("tokenizing", 17, "pairs", clock=lambda: seconds[0]) as reading:
+        for _ in reading.counted(range(17)):
+            seconds[0] += 1
+    assert capsys.readouterr().err == "tokenizing: 10 of 17 pairs | 7 s left\n"
