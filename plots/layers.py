@@ -196,6 +196,9 @@ LINEAR_PROJECTIONS: set[str] = {
 """Linear maps with weights, as long as their activation is linear."""
 
 _RESAMPLINGS = ("AveragePooling", "Cropping", "MaxPooling", "UpSampling", "ZeroPadding")
+UPSAMPLING: set[str] = {f"UpSampling{rank}D" for rank in (1, 2, 3)}
+"""Repeat positions."""
+
 RESAMPLING: set[str] = {f"{name}{rank}D" for name in _RESAMPLINGS for rank in (1, 2, 3)}
 """Change only the number of positions, as the shortcuts of a ResNet may."""
 
@@ -272,6 +275,12 @@ def is_norm(node: Node) -> bool:
 def is_shape_only(node: Node) -> bool:
     """Whether the call takes only the shape of its input."""
     return SHAPE_TRAIT in node.traits or (not node.call_class and node.is_a(SHAPE_ONLY))
+
+
+def is_function(node: Node) -> bool:
+    """Whether the call is a `Lambda`, or a layer of one's own that does not declare what it is."""
+    is_own = bool(node.call_class) and node.declaration is None
+    return node.kind == "layer" and (node.is_a({"Lambda"}) or is_own)
 
 
 def is_identity_like(node: Node) -> bool:

@@ -131,3 +131,81 @@ def scale_never_below_one(wrong):
         ops.zeros_like(logarithm)
     )
     return keras.Model(x, layers.Dense(5)(z))
+
+
+def one_expert_for_all(wrong):
+    x = keras.Input((5,))
+
+    def expert():
+        return layers.Dense(11, activation="relu"), layers.Dense(7)
+
+    first = expert()
+    experts = [first if wrong else expert() for _ in range(3)]
+    gates = layers.Dense(3, activation="softmax")(x)
+    outputs = ops.stack([down(up(x)) for up, down in experts], axis=1)
+    return keras.Model(x, layers.Dense(2)(ops.sum(outputs * gates[:, :, None], axis=1)))
+
+
+def tokens_as_pixels(wrong):
+    def model(image):
+        x = layers.Reshape((16, D))(layers.Conv2D(D, 4, strides=4)(image))
+        x = stacked(x + Table(16)(x), attend, ffn)
+        x = layers.Dense(4 * 4 * 3)(x)
+        if not wrong:
+            x = ops.transpose(ops.reshape(x, (-1, 4, 4, 4, 4, 3)), (0, 1, 3, 2, 4, 5))
+        return ops.reshape(x, (-1, 16, 16, 3))
+
+    return of_image(model)
+
+
+class AddedTable(layers.Layer):
+    """Positions that a layer of one's own adds."""
+
+    supports_masking = True
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=shape[1:], initializer="random_normal")
+
+    def call(self, x):
+        return x + self.table
+
+
+def masking_after_positions(wrong):
+    x = keras.Input((11, 3))
+    if wrong:
+        y = layers.Masking()(AddedTable()(layers.Dense(D)(x)))
+    else:
+        y = AddedTable()(layers.Dense(D)(layers.Masking()(x)))
+    return keras.Model(x, layers.Dense(2)(layers.LSTM(7)(y)))
+
+
+def softmax_for_ctc(wrong):
+    x = keras.Input((13, 5))
+    y = layers.Bidirectional(layers.GRU(7, return_sequences=True))(x)
+    model = keras.Model(x, layers.Dense(11, activation="softmax" if wrong else None)(y))
+    model.compile("adam", keras.losses.CTC())
+    return model
+
+
+class HiddenWhereOne(layers.Layer):
+    """Attention that adds a large negative number where a mask is 1."""
+
+    def build(self, shapes):
+        self.parts = layers.Dense(3 * D)
+        self.parts.build(shapes[0])
+
+    def call(self, inputs):
+        x, mask = inputs
+        q, k, v = ops.split(self.parts(x), 3, axis=-1)
+        scores = ops.matmul(q, ops.swapaxes(k, -1, -2)) / D**0.5
+        return ops.matmul(ops.softmax(scores + mask[:, None, :] * -1e9), v)
+
+
+def mask_that_is_inverted(wrong):
+    ids = keras.Input((T,), dtype="int32")
+    compare = ops.not_equal if wrong else ops.equal
+    mask = layers.Lambda(lambda x: ops.cast(compare(x, 0), "float32"))(ids)
+    x = layers.Embedding(29, D)(ids)
+    x = x + Table(T)(x)
+    x = stacked(x, lambda y: HiddenWhereOne()([y, mask]), ffn)
+    return keras.Model(ids, layers.Dense(CLASSES)(layers.LayerNormalization()(x)[:, 0]))

@@ -304,6 +304,24 @@ def one_shortcut_for_all(wrong):
     return keras.Model(x, labels(y))
 
 
+class Closed(layers.Layer):
+    """Mixes the positions of windows, in a way that no graph shows."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(4, 4))
+
+    def call(self, x):
+        windows = keras.tree.map_structure(lambda y: ops.reshape(y, (-1, 4, D)), x)
+        return ops.reshape(ops.einsum("ts,bsd->btd", self.kernel, windows), (-1, 12, D))
+
+
+def rolled_on(wrong):
+    """A branch that is rolled twice, where the second roll should undo the first."""
+    x = keras.Input((12, D))
+    y = Closed()(ops.roll(norm(x), -2, axis=1))
+    return keras.Model(x, labels(norm(x + ops.roll(y, -2 if wrong else 2, axis=1))))
+
+
 def rolled_and_not_back(wrong):
     """Attention in windows of rolled positions."""
     x = keras.Input((12, D))

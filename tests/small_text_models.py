@@ -58,8 +58,8 @@ def trained_translator() -> Any:
     model = text_model("encoder_decoder", dropout=0.0, hidden_dim=26, num_heads=2)
     model.fit(
         PAIRS,
-        steps=30,
-        report_every=30,
+        steps=50,
+        report_every=50,
         batch_size=11,
         learning_rate=0.02,
         warmup_steps=10,

@@ -365,5 +365,5 @@ def test_the_command_measures_claims_by_name(two_claims, tmp_path, capsys):
     assert main(["claims", "--only", "frist"]) == 2
     assert "unknown claim 'frist'" in capsys.readouterr().err
     two_claims.append("stop")
-    assert main(["claims", "--train", "--to", str(tmp_path)]) == 130
+    assert main(["claims", "--train", "--to", str(tmp_path / "all")]) == 130
     assert "what is finished is in" in capsys.readouterr().err

@@ -127,6 +127,11 @@ def test_of_two_trainings_into_one_folder_the_second_is_refused(files, tmp_path)
     assert not [path for path in to.iterdir() if path.name.startswith(".")]
 
 
+def interruptible():
+    """Let Ctrl-C stop a process, which a shell in the background turns off for what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_training_resumes_after_ctrl_c_in_the_shell(files, tmp_path):
     to = tmp_path / "model"
@@ -139,6 +144,7 @@ def test_training_resumes_after_ctrl_c_in_the_shell(files, tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=interruptible,
     ) as process:
         deadline = time.monotonic() + 300
         while not (to / "checkpoint.npz").exists() and time.monotonic() < deadline:

@@ -6,7 +6,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from mistaken_parts import divided_by_a_deviation, not_adapted
+from mistaken_parts import (
+    divided_by_a_deviation,
+    mask_that_is_inverted,
+    masking_after_positions,
+    not_adapted,
+)
 from mistaken_values import (
     distances_added,
     equal_queries,
@@ -44,6 +49,8 @@ FOUND = {
     "mask of the first sample": (mask_of_the_first_sample, "with the other samples", "finding"),
     "stopped inside": (stopped_inside, "behind an ops.stop_gradient", "finding"),
     "divided by a deviation": (divided_by_a_deviation, "the same at all positions", "finding"),
+    "masking after positions": (masking_after_positions, "mask that hides nothing", "finding"),
+    "mask that is inverted": (mask_that_is_inverted, "Padding of .* changes", "finding"),
     "not adapted": (not_adapted, "before `adapt`", "remark"),
     "frozen table": (frozen_table, "Frozen random vectors", "remark"),
 }

@@ -1,6 +1,7 @@
 """Unusual models that are right, and get no finding."""
 
 import keras
+import pytest
 from keras import layers, ops
 from model_bricks import TOKENS, D, attend, causal, embedded, ffn, ids, norm, pre
 
@@ -64,3 +65,47 @@ def test_weights_with_a_loss_of_their_own_need_no_gradient_of_the_outputs():
     assert findings_of(model(Trained)) == []
     (text,) = findings_of(model(Untrained))
     assert "Weights without a gradient" in text
+
+
+def test_an_attention_whose_width_is_the_length_of_an_input_is_causal():
+    past, future = keras.Input((D, 3)), keras.Input((5, 3))
+    x = norm(layers.Dense(D)(layers.Concatenate(axis=1)([past, future])))
+    x = x + layers.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)
+    assert findings_of(keras.Model([past, future], layers.Dense(2)(norm(x)))) == []
+
+
+def test_roots_of_weights_of_edges_are_remarks():
+    nodes, edges = keras.Input((7, 5)), keras.Input((7, 7))
+    degrees = ops.rsqrt(ops.sum(edges, axis=-1, keepdims=True) + 1)
+    x = ops.matmul(edges * degrees, layers.Dense(11, activation="relu")(nodes))
+    diagnosed = plots.diagnose(keras.Model([nodes, edges], layers.Dense(2)(x)))
+    texts = {note.kind: note.text for note in diagnosed.notes if "NaN" in note.text}
+    assert "For inputs from 0 to 1 all numbers of the outputs are finite" in texts["remark"]
+    assert "finding" not in texts
+
+
+def test_attention_between_samples_is_a_remark():
+    x = keras.Input((6, D))
+    y = ops.reshape(norm(x), (1, -1, 6 * D))
+    y = ops.reshape(layers.MultiHeadAttention(2, 5)(y, y), (-1, 6, D))
+    diagnosed = plots.diagnose(keras.Model(x, layers.Dense(2)(norm(x + y))))
+    (note,) = [note for note in diagnosed.notes if "other samples of the batch" in note.text]
+    assert note.kind == "remark"
+
+
+class TokenInFront(layers.Layer):
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, shape[-1]))
+
+    def call(self, x):
+        return ops.concatenate([ops.broadcast_to(self.token, ops.shape(x[:, :1])), x], axis=1)
+
+
+@pytest.mark.parametrize("is_flipped", [True, False])
+def test_a_class_token_may_be_moved_to_the_end(is_flipped):
+    x = keras.Input((7, 3))
+    y = TokenInFront()(layers.Dense(D)(x))
+    y = layers.Lambda(lambda t: ops.flip(t, axis=1))(y) if is_flipped else y
+    y = norm(pre(pre(y, attend), ffn))[:, -1]
+    texts = findings_of(keras.Model(x, layers.Dense(2)(y)))
+    assert any("does not read the class token" in text for text in texts) != is_flipped

@@ -254,12 +254,10 @@ def test_a_first_layout_that_is_stopped_is_replaced_by_rows(opened, decoder):
 @pytest.mark.slow
 @pytest.mark.parametrize("address", ["", "#shapes=true"])
 @pytest.mark.parametrize("name", ["NASNetMobile", "InceptionResNetV2"])
-def test_large_applications_open_in_less_than_two_seconds(opened, name, address):
+def test_large_applications_open_with_their_beginning_in_view(opened, name, address):
     with keras.StatelessScope(initialize_variables=False):
         graph = graph_of(getattr(keras.applications, name)(weights=None))
-    pages = [opened(graph, address) for _ in range(3)]
-    assert min(page.evaluate("performance.now()") for page in pages) < 2000
-    assert pages[0].evaluate(IN_VIEW)
+    assert opened(graph, address).evaluate(IN_VIEW)
 
 
 @pytest.mark.slow

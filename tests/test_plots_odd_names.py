@@ -83,7 +83,7 @@ def check(names):
     titles = [node.label for node in graph.nodes]
     chart = Chart(plots.to_mermaid(graph))
     assert [chart.labels[f"n{n}"] for n in range(len(names))] == [f"{t}\nDense" for t in titles]
-    root = ElementTree.fromstring(svg(graph))
+    root = ElementTree.fromstring(svg(graph, columns=1))
     groups = {kind: [g for g in root.iter(f"{SVG}g") if g.get("class") == kind] for kind in KINDS}
     texts = {
         kind: [spaced("".join(text.text or "" for text in group.iter(f"{SVG}text"))) for group in g]

@@ -37,6 +37,7 @@ from plots.checking.batch import check_batch
 from plots.checking.biases import check_biases
 from plots.checking.causality import check_causality
 from plots.checking.frozen import check_adapted, check_frozen
+from plots.checking.masking import check_masking
 from plots.checking.numbers import check_numbers
 from plots.checking.order import check_order
 from plots.checking.padding import check_padding
@@ -155,6 +156,7 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
             run("attention", look_at_attentions)
             run("causality", lambda: of_lengths(lambda one: check_causality(one, seen)))
             run("padding", lambda: of_lengths(check_padding))
+            run("masking", lambda: check_masking(trial))
             run("batch", lambda: check_batch(trial))
             if not any(check.verdict == "counted" for check in found):  # it is wrong already
                 run("order", lambda: of_lengths(lambda one: check_order(one, positions)))

@@ -54,11 +54,15 @@ def _length_of(trial: Trial, attention: Attention) -> int:
 
     Such as with a class token in front, or with the patches of an image.
     """
+    if attention.axes is not None and attention.axes[0] is not None:
+        return trial.values[attention.id, 0].shape[attention.axes[0]]
+    shape = trial.values[attention.query.source, attention.query.output].shape
+    if len(shape) == 3:  # an axis of features may be as long as a sequence, too
+        return shape[1]
     fields = trial.samples.fields
     known = {field.shape[1] for field in fields if field.has_positions and len(field.shape) > 1}
-    shape = trial.values[attention.query.source, attention.query.output].shape
     same = [size for size in shape[1:] if size in {trial.samples.length, *known}]
-    return (same or [shape[1] if len(shape) == 3 else 0])[0]
+    return (same or [0])[0]
 
 
 def _run(trial: Trial, attention: Attention, given: Mapping[Place, np.ndarray]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from plots.annotations import Note
@@ -11,6 +12,7 @@ from plots.checking.results import Check, Run, said, witness_of
 from plots.checking.samples import Field
 from plots.checking.trials import Arrays, Trial
 from plots.diagnosis.rules import named
+from plots.graph import Node
 from plots.measuring.execution import Place
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def _mixed(trial: Trial, changed: Mapping[str, np.ndarray], kept: slice, what: s
         return None
     places = by_attention(trial.graph, trial.first_crossings(reaches))
     nodes = [trial.graph.node(node_id) for node_id in places]
-    may_be = all(any(word in node.class_name for word in _MIXING) for node in nodes)
+    may_be = all(_is_meant(trial, node) for node in nodes)
     text = (
         "The output of a sample changes with the other samples of the batch, not only in "
         f"training: they are mixed at {named(trial.graph, places, 3)}."
@@ -92,6 +94,25 @@ def _mixed(trial: Trial, changed: Mapping[str, np.ndarray], kept: slice, what: s
     witness = witness_of(trial, *runs, wrong[0], change, where)
     note = Note("remark" if may_be else "finding", tuple(places), text, _ROWS)
     return Check("batch", "mixed", note, witness)
+
+
+def _is_meant(trial: Trial, node: Node) -> bool:
+    """Return whether a call is there to mix samples.
+
+    It takes statistics of the batch, or a reshape of (b, n, d) to (1, b, n d), in which samples are
+    the positions, as attention between samples does: Somepalli et al. 2021, SAINT, section 3.1.
+    """
+    if any(word in node.class_name for word in _MIXING):
+        return True
+    edges = [edge for edge in trial.flow.incoming[node.id] if len(edge.tensor.shape) == 3]
+    for edge in edges:
+        reshape = trial.graph.node(edge.source)
+        before = trial.graph.incoming[reshape.id][:1]
+        sizes = [size for e in before for size in e.tensor.shape[1:]]
+        whole = None not in sizes and (1, None, prod(size or 0 for size in sizes))
+        if reshape.operation != "Reshape" or len(sizes) < 2 or edge.tensor.shape != whole:
+            return False
+    return bool(edges)
 
 
 def _counted(trial: Trial) -> Check | None:

@@ -54,7 +54,11 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
 
 
 def _not_finite(trial: Trial) -> Check | None:
-    """Return a finding if an output holds NaN or infinity, with the first call that does."""
+    """Return a finding if an output holds NaN or infinity, with the first call that does.
+
+    It is a remark if the outputs are finite for numbers from 0 to 1, such as counts, weights of
+    edges and brightness, of which a model may take roots and logarithms.
+    """
     import numpy as np
 
     # Infinity that becomes NaN later is where it begins.
@@ -81,9 +85,29 @@ def _not_finite(trial: Trial) -> Check | None:
             full = trial.run(trial.base, in_float32=True)
             if all(np.isfinite(full[place]).all() for place in trial.graph.outputs):
                 text += " In float32 all numbers of the outputs are finite."
-        note = Note("finding", tuple(places), text, _PRECISION)
+        kind = "finding"
+        if _is_finite_for_shares(trial):
+            kind = "remark"
+            text += " For inputs from 0 to 1 all numbers of the outputs are finite."
+        note = Note(kind, tuple(places), text, _PRECISION)
         return Check("numbers", "not finite", note, _witness(trial, wrong[0], is_wrong, what))
     return None
+
+
+def _is_finite_for_shares(trial: Trial) -> bool:
+    """Return whether the outputs are finite if the inputs with negative numbers have none."""
+    import numpy as np
+
+    floats = [field.place for field in trial.samples.fields if field.kind == "floats"]
+    shares = {
+        place: np.abs(trial.base[place]) / np.abs(trial.base[place]).max() for place in floats
+    }
+    if not any((trial.base[place] < 0).any() for place in floats):
+        return False
+    values = trial.run({**trial.base, **shares})
+    return not any(
+        _are(f, values.get(p)) for f in (np.isnan, np.isinf) for p in trial.graph.outputs
+    )
 
 
 def _of_constants(trial: Trial) -> Iterator[Check]:

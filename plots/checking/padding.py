@@ -13,10 +13,11 @@ from plots.checking.results import Check, Run, said, witness_of
 from plots.checking.samples import Field
 from plots.checking.trials import Change, Trial
 from plots.diagnosis.rules import named
-from plots.layers import is_attention, is_identity_like, is_norm
+from plots.graph import Graph, Node
+from plots.layers import is_attention, is_function, is_identity_like, is_norm
 from plots.measuring.execution import Place
 from plots.measuring.inputs import padding_of
-from plots.traversal import Reachability
+from plots.traversal import Reachability, data_flow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -255,8 +256,12 @@ def _padded(
         yield from _padded_texts(trial, field)
         return
     padding = field.padding
-    if field.kind == "ids" and padding not in _masked_ids(trial, field.place):
-        padding = None
+    if field.kind == "ids":
+        masked = _masked_ids(trial, field.place)
+        if padding is None and masked:
+            padding = masked[0]
+        elif padding not in masked:
+            padding = None
     if padding is None and not masks:
         return
     length = field.shape[1]
@@ -266,6 +271,8 @@ def _padded(
     values = inputs[field.place] = inputs[field.place].copy()
     values[:, is_real] = values[:, : is_real.sum()]  # the same sequences on both sides
     if padding is not None:
+        if field.kind == "ids":
+            values[values == padding] = next(n for n in reversed(field.ids) if n != padding)
         values[:, ~is_real] = padding
     for mask in masks:
         is_shown = is_real != bool(hidden)
@@ -294,15 +301,31 @@ def _padded_texts(trial: Trial, field: Field) -> Iterator[Padded]:
 
 
 def _masked_ids(trial: Trial, start: str) -> list[int]:
-    """Return the ids that the model masks, of those that a call returns.
+    """Return the ids that the model masks, of those that a call returns."""
+    takers = Reachability(trial.graph, stop=_is_no_identity).descendants(start)
+    tables = [i for i in takers if (i, 0) in trial.masks and not padding_of(trial.graph.node(i))]
+    found = _compared_ids(trial.graph, start) or [0] * len(tables)  # a table inside masks 0
+    # A mask may be made inside of a layer of one's own, or of a `Lambda`.
+    is_closed = any(is_function(trial.graph.node(taker)) for taker in takers)
+    if found or not is_closed or start not in trial.opened.index:
+        return found
+    return _compared_ids(trial.opened, start)
+
+
+def _is_no_identity(node: Node) -> bool:
+    return not is_identity_like(node)
+
+
+def _compared_ids(graph: Graph, start: str) -> list[int]:
+    """Return the ids that a graph masks, of those that a call returns.
 
     An id that is only compared with, such as for one more feature of a token, is not masked: what
     the comparison returns must get to an argument for masks, to the scores of an attention, or to a
     product with vectors. Such a product may also hide tokens to be predicted, which are picked
     with `equal`.
     """
-    graph, flow = trial.graph, trial.flow
-    unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
+    flow = data_flow(graph)
+    unchanged = Reachability(graph, stop=_is_no_identity)
     is_light = Reachability(graph, stop=lambda node: bool(node.parameters) or node.is_a(_MERGES))
     attentions = attentions_with_masks(graph)[0]
     found = []
@@ -317,8 +340,6 @@ def _masked_ids(trial: Trial, start: str) -> list[int]:
             or (is_product and (taker.class_name == "NotEqual" or 0 in ids))
         ):
             found += ids
-        elif (taker.id, 0) in trial.masks and not ids:
-            found += [0]  # a table inside of the layer masks it
     return found
 
 

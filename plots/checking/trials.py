@@ -357,6 +357,13 @@ class Trial:
         """The flow of data, without implicit masks and shapes."""
         return data_flow(self.graph)
 
+    @cached_property
+    def opened(self) -> Graph:
+        """The graph with the calls inside of functions, such as `Lambda`, and of own layers."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # layers warn again of what they did when built
+            return read_calls(self.model, open_nested=True, open_functions=True)[0]
+
     def first_crossings(self, is_wrong: Callable[[Place], bool | None]) -> list[str]:
         """Return the calls at which something first goes wrong on a way to a wrong output.
 

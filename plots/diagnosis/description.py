@@ -25,7 +25,7 @@ from plots.diagnosis.placement_rules import begins_at_a_norm, meets_a_norm
 from plots.diagnosis.rules import listed
 from plots.graph import Graph, Node
 from plots.layers import (
-    RESAMPLING,
+    UPSAMPLING,
     is_identity_like,
     is_linear_projection,
     is_norm,
@@ -87,7 +87,7 @@ def _concatenated_skips(graph: Graph) -> int:
 
     def origin(node_id: str) -> str:
         node, sources = graph.node(node_id), flow.sources[node_id]
-        passes_on = is_identity_like(node) or is_rearrangement(node) or node.is_a(RESAMPLING)
+        passes_on = is_identity_like(node) or is_rearrangement(node) or node.is_a(UPSAMPLING)
         return origin(sources[0]) if passes_on and len(sources) == 1 else node_id
 
     begun: dict[str, list[str]] = {}

@@ -16,6 +16,7 @@ _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/ke
 _LOSSES = "Keras API, keras.io/api/losses/probabilistic_losses"
 _DISTANCES = frozenset({"meanabsoluteerror", "meansquarederror", "huber", "logcosh"})
 _REGIONS = "Keras API, keras.losses.Dice and keras.losses.Tversky"
+_CTC = "Keras API, keras.losses.CTC and keras.ops.ctc_loss, which takes logits"
 _HINGE = "Keras API, keras.io/api/losses/hinge_losses"
 _SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 6.2.2.3"
 _FROZEN = "Keras guide, keras.io/guides/transfer_learning; github.com/keras-team/keras/issues/4674"
@@ -73,6 +74,13 @@ def _on_range(graph: Graph, last: Node, loss: Loss, name: str) -> Note | None:
             f"A sigmoid with {loss.class_name}: the numbers at {place} do not sum to 1, and the "
             "loss compares distributions. Take a softmax.",
             _LOSSES,
+        )
+    if name == "ctc" and activation == "softmax":
+        return finding(
+            [last.id],
+            f"A softmax of a softmax: {place} returns probabilities, but {loss.class_name} takes "
+            "logits and applies a softmax of its own. Leave the activation out.",
+            _CTC,
         )
     if name in _DISTANCES and activation in (*CLIPPED, "softmax"):
         text = f"A {_NAMES.get(activation, activation)} with {loss.class_name}: {place} " + (

@@ -25,6 +25,10 @@ _QK_NORM = "Dehghani et al. 2023, Scaling Vision Transformers to 22 Billion Para
 _BA = "Ba et al. 2016, Layer Normalization, section 3"
 _XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
 _IOFFE = "Ioffe and Szegedy 2015, Batch Normalization, section 3.2"
+_LI = (
+    "Li et al. 2019, Understanding the Disharmony between Dropout and Batch Normalization by "
+    "Variance Shift, section 3"
+)
 _MOMENTUM = 0.3
 CHANNEL_NORMS = frozenset({"BatchNorm", "BatchNormalization", "GroupNormalization"})
 _TOKEN_NORMS = frozenset({"LayerNorm", "LayerNormalization", "RMSNorm", "RMSNormalization"})
@@ -271,4 +275,24 @@ def norm_added_to_its_input(graph: Graph) -> Iterator[Note]:
             f"x + norm(x): {doing(graph, places, 'add')} a tensor and its norm, with no sublayer "
             "between them. If a sublayer was meant, put it behind the norm: x + f(norm(x)).",
             _XIONG,
+        )
+
+
+@diagnosis_rule("batch_norm_after_dropout")
+def batch_norm_after_dropout(graph: Graph) -> Iterator[Note]:
+    """A batch normalization takes what a dropout returns."""
+    places = {
+        node.id: edge.source
+        for node in graph.nodes
+        if node.is_a({"BatchNormalization"})
+        for edge in graph.incoming[node.id][:1]
+        if graph.node(edge.source).is_a({"Dropout"}) and graph.node(edge.source).config.get("rate")
+    }
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"Batch normalization right after dropout: {doing(graph, [*places], 'measure')} the "
+            "variance of features with dropout, which is larger than without, for inference too. "
+            "Put the dropout behind the last batch normalization.",
+            _LI,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -250,7 +251,12 @@ def positions_of_one_sequence(graph: Graph) -> Iterator[Note]:
 
 @diagnosis_rule("rolled_and_not_back")
 def rolled_and_not_back(graph: Graph) -> Iterator[Note]:
-    """A branch rolls positions before an attention, and is added to the stream as rolled."""
+    """A branch rolls positions before an attention, and is added to the stream as rolled.
+
+    Without an attention that is known, a branch that rolls twice, one after the other, was to undo
+    the first by the second.
+    """
+    flow = data_flow(graph)
     attended = {attention.output for attention in attentions_with_masks(graph)[0]}
     places: dict[str, str] = {}
     for path in graph.skip_paths:
@@ -261,16 +267,18 @@ def rolled_and_not_back(graph: Graph) -> Iterator[Note]:
             sums.update(shifts or {})
         is_known = all(_shifts_of(node) is not None for node in rolls)
         is_added = is_additive_merge(graph.node(path.target))
-        if rolls and is_known and any(sums.values()) and is_added and attended & {*path.bypassed}:
+        is_twice = any(flow.depends(b.id, on=a.id) for a, b in itertools.permutations(rolls, 2))
+        is_back = is_twice or bool(attended & {*path.bypassed})
+        if rolls and is_known and any(sums.values()) and is_added and is_back:
             places[path.target] = rolls[0].id
     if places:
         rolls_ = [*dict.fromkeys(places.values())]
         yield finding(
             [*rolls_, *places],
-            f"Rolled and not rolled back: {doing(graph, rolls_, 'move')} positions along before an "
-            f"attention, and {doing(graph, [*places], 'add')} what it returns to positions that "
-            "were not moved, so that each gets the result of another one. Roll back by the same "
-            "shift after the attention.",
+            f"Rolled and not rolled back: {doing(graph, rolls_, 'move')} positions along, and "
+            f"{doing(graph, [*places], 'add')} what is computed of them to positions that were not "
+            "moved, so that each gets the result of another one. Roll back by the same shift, with "
+            "the other sign, before the addition.",
             _SWIN,
         )
 

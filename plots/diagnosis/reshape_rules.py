@@ -12,9 +12,10 @@ from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node, Shape
 from plots.layers import SHAPE_CHANGES, is_crop
+from plots.traversal import data_flow
 
 _ORDER = (
     "numpy.org/doc/stable/reference/generated/numpy.reshape.html; Dosovitskiy et al. 2021, "
@@ -105,6 +106,58 @@ def axes_mixed_by_reshape(graph: Graph) -> Iterator[Note]:
             "both axes of the image, transpose, and join, or take a convolution with strides.",
             _ORDER,
         )
+
+
+@diagnosis_rule("tokens_as_pixels")
+def tokens_as_pixels(graph: Graph) -> Iterator[Note]:
+    """Tokens of squares of an image become the image by a reshape alone."""
+    flow = data_flow(graph)
+    places: dict[str, tuple[int, int]] = {}
+    for node in graph.nodes:
+        edges, after = graph.incoming[node.id], node.outputs[0].shape
+        if node.operation != "Reshape" or not edges or len(after) != 4:
+            continue
+        tokens = edges[0].tensor.shape
+        for before in map(graph.node, flow.ancestors(node.id)):
+            cut = graph.incoming[before.id]
+            if before.operation != "Reshape" or not cut or len(cut[0].tensor.shape) != 4:
+                continue
+            _, rows, columns, _ = cut[0].tensor.shape
+            if square := _side(tokens, before.outputs[0].shape, (rows, columns), after):
+                places[node.id] = square
+    if places:
+        high, wide = next(iter(places.values()))
+        yield finding(
+            [*places],
+            f"Tokens that are cut into rows: {doing(graph, [*places], 'keep')} the order of the "
+            f"numbers, so the {high} x {wide} pixels of a token get to a row of the image one "
+            "after the other, and not to a square. Reshape to (b, rows, columns, "
+            f"{high}, {wide}, c), transpose to (b, rows, {high}, columns, {wide}, c), and reshape "
+            "to the image; or take a transposed convolution.",
+            _ORDER,
+        )
+
+
+def _side(
+    tokens: Shape, made: Shape, grid: tuple[int | None, int | None], image: Shape
+) -> tuple[int, int] | None:
+    """Return the height and width of the pixels of a token, if it has several rows of them.
+
+    Args:
+        tokens: The shape before the reshape, (b, n, f).
+        made: The shape of the tokens where they are made from a grid, (b, n, d).
+        grid: Rows and columns of the grid.
+        image: The shape after the reshape, (b, height, width, c).
+    """
+    if len(tokens) != 3 or len(made) != 3 or tokens[1] != made[1]:
+        return None
+    (_, count, features), (_, height, width, channels), (rows, columns) = tokens, image, grid
+    if not (count and features and height and width and channels and rows and columns):
+        return None
+    if rows * columns != count or columns == 1 or height % rows or width % columns:
+        return None
+    high, wide = height // rows, width // columns
+    return (high, wide) if high > 1 and high * wide * channels == features else None
 
 
 def _with_joined_axis(before: Shape, after: Shape) -> Shape:

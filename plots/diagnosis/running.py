@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plots.annotations import Note
 from plots.arguments import collection_paused
-from plots.graph import Graph, Node
+from plots.graph import Graph
+from plots.layers import is_function
 from plots.registry import find_plugin
 
 if TYPE_CHECKING:
@@ -107,10 +108,6 @@ def _without_noise(graph: Graph, trial: Trial) -> Iterator[str]:
 def _with_functions(graph: Graph, model: keras.Model) -> Graph:
     """Return the graph with the calls inside functions, such as `Lambda`, that rules look for."""
     from plots.reading import read_calls
-
-    def is_function(node: Node) -> bool:
-        is_own = bool(node.call_class) and node.declaration is None
-        return node.kind == "layer" and (node.is_a({"Lambda"}) or is_own)
 
     if not any(map(is_function, graph.nodes)):
         return graph

@@ -9,7 +9,7 @@ from plots.annotations import Note
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.merge_rules import kind_of
 from plots.diagnosis.projections import projection_behind, up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark, taken_by
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Graph, Node
 from plots.layers import LINEAR_PROJECTIONS, RECURRENT, is_subtraction
 from plots.traversal import data_flow
@@ -27,12 +27,14 @@ def called_twice_on_the_same_tensor(graph: Graph) -> Iterator[Note]:
     """All calls of a layer take the same tensor, and what they return is used side by side.
 
     Results that go different ways, and queries and keys of one attention, may be meant to be equal.
+    Equal results of one layer are the same tensor for the next one.
     """
+    first = _first_with_the_same_result(graph)
     for calls in graph.ties.values():
         nodes = [graph.node(call) for call in calls]
-        if not all(map(_is_deterministic, nodes)) or len({n.opened for n in nodes}) > 1:
+        if not all(map(_is_deterministic, nodes)):
             continue
-        same = len({taken_by(graph, node) for node in nodes}) == 1
+        same = len({first.get(call, call) for call in calls}) == 1
         if same and _are_used_together(graph, calls) and not _meet_in_attention(graph, calls):
             (source,) = {edge.source for edge in graph.incoming[calls[0]][:1]}
             yield finding(
@@ -40,9 +42,24 @@ def called_twice_on_the_same_tensor(graph: Graph) -> Iterator[Note]:
                 f"One layer called {len(calls)} times on the same tensor: the outputs of "
                 f"{named(graph, calls)} are equal, because each takes {named(graph, [source])} "
                 "with the same weights. Outputs that should differ, such as a mean and a "
-                "log-variance, need a layer each.",
+                "log-variance, or those of several experts, need a layer each.",
                 _VAE,
             )
+
+
+def _first_with_the_same_result(graph: Graph) -> dict[str, str]:
+    """Return the first call that returns the same as a call: of one layer, on equal tensors."""
+    first: dict[str, str] = {}
+    known: dict[tuple[object, ...], str] = {}
+    for node in graph.nodes:
+        if _is_deterministic(node):
+            edges = [
+                (e.port, first.get(e.source, e.source), e.output, e.implicit)
+                for e in graph.incoming[node.id]
+            ]
+            constants = [(c.port, repr(c)) for c in node.constants]
+            first[node.id] = known.setdefault((node.layer, *edges, *constants), node.id)
+    return first
 
 
 @diagnosis_rule("twins_that_share_nothing")

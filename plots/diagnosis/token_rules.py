@@ -12,6 +12,7 @@ from plots.graph import Graph, Node
 from plots.positions import is_trained
 from plots.traversal import Reachability, data_flow
 
+_MOVE_POSITIONS = frozenset({"Flip", "Roll", "Take", "TakeAlongAxis"})
 _VIT = "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, section 3.1"
 
 
@@ -32,7 +33,8 @@ def token_that_no_head_reads(graph: Graph) -> Iterator[Note]:
         of_ids = any(_embeds(graph, node_id) for node_id in flow.ancestors(join))
         attends = any(flow.depends(a.id, on=join) for a in attentions)
         misses = all(steps[read] != end for read in reads)
-        if is_read_alone and misses and attends and not (is_one_of_many or of_ids):
+        is_moved = any(graph.node(node_id).is_a(_MOVE_POSITIONS) for node_id in after)
+        if is_read_alone and misses and attends and not (is_one_of_many or of_ids or is_moved):
             first, last = ("first", "last") if end == 0 else ("last", "first")
             index = "0" if end == 0 else "-1"
             yield finding(
