@@ -1,6 +1,7 @@
 """Unusual models that are right, and get no finding."""
 
 import keras
+import pytest
 from keras import layers, ops
 from model_bricks import TOKENS, D, attend, causal, embedded, ffn, ids, norm, pre
 
@@ -64,3 +65,12 @@ def test_weights_with_a_loss_of_their_own_need_no_gradient_of_the_outputs():
     assert findings_of(model(Trained)) == []
     (text,) = findings_of(model(Untrained))
     assert "Weights without a gradient" in text
+
+
+@pytest.mark.parametrize(("order", "number"), [(1, 0), (float("inf"), 0), (2, 1), (None, 1)])
+def test_only_a_euclidean_distance_is_a_root(order, number):
+    first, second = keras.Input((5,)), keras.Input((5,))
+    code = layers.Dense(7, activation="tanh")
+    distance = ops.norm(code(first) - code(second), ord=order, axis=-1, keepdims=True)
+    found = findings_of(keras.Model([first, second], layers.Dense(3)(distance)))
+    assert ["root of 0" in text for text in found] == [True] * number
