@@ -401,3 +401,10 @@ def test_rules_take_calls_without_inputs_such_as_reshapes_of_weights():
     call = ("kernel", "Reshape", [])
     graph = made(("x", "InputLayer", []), call, ("sum", "Add", ["x", "kernel"]))
     assert plots.findings(graph) == ()  # a rule that fails is a warning, and so an error
+
+
+def test_rules_take_maxima_of_integers_and_attentions_without_positions():
+    ids, number = keras.Input((5, 3), dtype="int32"), keras.Input(())
+    scores = layers.Attention()([number, number])
+    model = keras.Model([ids, number], [ops.max(ids, axis=-1), scores])
+    assert plots.findings(plots.read_graph(model)) == ()
