@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -193,6 +195,21 @@ def test_each_process_that_misses_another_says_so():
 def test_numbers_of_processes_that_disagree_raise():
     _, second = meet_all([(0, 2), (2, 3)], timeout=1)
     assert str(second).startswith("process 2/3 is not expected at 127.0.0.1:")
+
+
+def test_a_process_that_something_else_answers_asks_a_few_times_a_second():
+    asked = []
+
+    class Closes(socketserver.BaseRequestHandler):
+        def handle(self):
+            asked.append(self.client_address)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Closes) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TimeoutError, match="process 0 has not answered"):
+            processes.meet(f"127.0.0.1:{server.server_address[1]}", 1, 2, 1)
+        server.shutdown()
+    assert 1 < len(asked) < 10
 
 
 def test_a_port_that_is_taken_raises():
