@@ -15,9 +15,10 @@ import keras
 import numpy as np
 import pytest
 from command_line import ROOT
+from small_text_models import text_corpus, text_model
 
 import functional_models as fm
-from functional_models import distribution, processes
+from functional_models import distribution, processes, training
 from functional_models.folders import LOCK, RUN
 
 TEXT = "the quick brown fox jumps over the lazy dog; " * 29
@@ -271,6 +272,13 @@ def test_a_failed_computation_says_what_to_do(monkeypatch):
     monkeypatch.setattr(processes, "is_shared", lambda: True)
     with pytest.raises(ConnectionError, match=r"\(Gloo all-reduce failed\); .* start all again"):
         fail()
+
+
+def test_processes_with_different_data_are_refused_without_a_folder(monkeypatch):
+    monkeypatch.setattr(training, "is_shared", lambda: True)
+    monkeypatch.setattr(processes, "of_all_processes", lambda value: [value, value + 1])
+    with pytest.raises(ValueError, match="the processes have different data, recipes or models"):
+        text_model("decoder_only").fit(text_corpus(), steps=1, progress=False)
 
 
 def test_a_single_process_is_the_first():
