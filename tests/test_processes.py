@@ -292,3 +292,11 @@ def test_only_the_first_process_acts(pair):
         pair(process)
         processes.in_first_process(lambda process=process: calls.append(process))
     assert calls == [0]
+
+
+def test_a_model_is_saved_by_the_first_process_alone(pair, tmp_path):
+    model = text_model("decoder_only")
+    for process in (0, 1):
+        pair(process)
+        model.save(tmp_path / "lm")  # which raises where the folder holds a model
+    assert fm.load(tmp_path / "lm").spec == model.spec
