@@ -131,8 +131,9 @@ def _range_of(graph: Graph, node_id: str) -> tuple[int, int] | None:
     low, high = taken
     if is_sum:
         return low + numbers[0], high + numbers[0]
-    limit = min if node.operation == "Minimum" else max
-    return limit(low, numbers[0]), limit(high, numbers[0])
+    if node.operation == "Minimum":
+        return min(low, numbers[0]), min(high, numbers[0])
+    return max(low, numbers[0]), max(high, numbers[0])
 
 
 def _lookups(graph: Graph) -> list[Node]:
