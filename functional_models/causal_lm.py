@@ -168,8 +168,9 @@ class CausalLM(TextModel):
         `documents`, the first token of each document has no loss. Of examples, as `fit` takes them,
         the numbers are those of the replies.
 
-        With `prefix_lm`, blocks of text are split at random points, the same ones in each call, and
-        the numbers are those of the tokens after them: they are not comparable with others.
+        With `prefix_lm`, blocks of text are split at random points, the same ones in each call with
+        the same `block` and `batch_size`, and the numbers are those of the tokens after them: they
+        are not comparable with others.
 
         Args:
             data: as in `fit`, but no corpus.

@@ -214,7 +214,7 @@ def _checked_hosts(
     addresses = hosts.split(",")
     for address in addresses:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(f"hosts={address!r}: must be HOST:PORT, such as node1:1234, or auto")
     if processes is None and len(addresses) > 1:
         processes = len(addresses)

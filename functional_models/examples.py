@@ -156,7 +156,7 @@ def encode_examples(tokenizer: Tokenizer, data: Sequence[Any]) -> TokenPairs:
 def _encoded(tokenizer: Tokenizer, data: Sequence[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     numbered = enumerate(data, 1)
     while chunk := list(itertools.islice(numbered, _CHUNK)):
-        is_chat = [isinstance(item[-1] if item else None, Mapping) for _, item in chunk]
+        is_chat = [_is_conversation(item) for _, item in chunk]
         texts = [
             _turns(tokenizer, *row) if chats else _pair(*row)
             for row, chats in zip(chunk, is_chat, strict=True)
@@ -166,6 +166,10 @@ def _encoded(tokenizer: Tokenizer, data: Sequence[Any]) -> Iterator[tuple[np.nda
         for (prompt, reply), chats in zip(texts, is_chat, strict=True):
             ids = tokenizer.encode([prompt])[0] if chats else next(started)
             yield ids, _until_end(tokenizer, tokenizer.encode([reply])[0])
+
+
+def _is_conversation(item: Any) -> bool:
+    return isinstance(item, list | tuple) and bool(item) and isinstance(item[-1], Mapping)
 
 
 def _pair(number: int, item: Any) -> tuple[str, str]:

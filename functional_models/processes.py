@@ -208,17 +208,16 @@ def _answer(address: tuple[str, int], number: str, timeout: int, end: float) -> 
             with socket.create_connection(address, timeout=left) as connection:
                 connection.sendall(number.encode())
                 reply = connection.recv(2)
+            if reply == b"ok":
+                return
+            if reply == b"no":
+                raise ValueError(
+                    f"process {number} is not expected at {where}: number the processes from 0, "
+                    "each once, and give all the same number of processes"
+                )
         except OSError as error:
             reason = error
-            time.sleep(min(left, 0.2))
-            continue
-        if reply == b"ok":
-            return
-        if reply == b"no":
-            raise ValueError(
-                f"process {number} is not expected at {where}: number the processes from 0, each "
-                "once, and give all the same number of processes"
-            )
+        time.sleep(min(left, 0.2))  # also if something else answers, or nothing is said
     raise TimeoutError(
         f"process 0 has not answered at {where} within {timeout} seconds"
         f"{f' ({reason.strerror or reason})' if reason else ''}; start all processes, with the "

@@ -226,6 +226,8 @@ class TextModel(ABC):
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Save spec, weights and tokenizers; an interrupted save leaves the previous model.
 
+        Of several processes, all must call it, and the first one writes.
+
         Args:
             folder: a folder without a model; it is made if it is missing.
             overwrite: replace a model or a training run that the folder holds. Of an earlier save
@@ -237,7 +239,8 @@ class TextModel(ABC):
             ValueError: `folder` is a file, or has a `model.json` that is not a manifest of a model.
         """
         content = ModelFolder(self.spec, self.model, self.tokenizers)
-        write_model_folder(folder, content, overwrite=overwrite)
+        with whole_weights(self.model):
+            in_first_process(lambda: write_model_folder(folder, content, overwrite=overwrite))
         self.folder = Path(folder)
 
     def enable_lora(

@@ -20,7 +20,12 @@ from functional_models.distribution import check_batch_size, check_is_distribute
 from functional_models.losses import TokenCrossEntropy, token_metrics
 from functional_models.memory import keep_again
 from functional_models.optimizers import make_optimizer
-from functional_models.processes import check_is_same, is_first_process, reports_lost_processes
+from functional_models.processes import (
+    check_is_same,
+    is_first_process,
+    is_shared,
+    reports_lost_processes,
+)
 from functional_models.progress import Progress, header
 from functional_models.recipe import Recipe
 from functional_models.training_graph import TrainingGraph, result_metrics
@@ -73,7 +78,8 @@ def train(
 
     Raises:
         ValueError: the folder holds a run of another model, recipe or data, or the loss is not
-            finite; or with several devices, they do not divide the batch.
+            finite; or several devices do not divide the batch; or several processes have different
+            models, recipes or data.
         ConnectionError: the computation with other processes failed.
     """
     parts = recipe.gradient_accumulation
@@ -91,7 +97,7 @@ def train(
         validate = partial(evaluate, model, validation, exact_match=exact_match)
     record = Record(validate, save_best, parts=parts, averages=averages)
     checkpoint = None
-    if folder is not None:
+    if folder is not None or is_shared():
         run = {
             **dataclasses.asdict(recipe),
             **(identity or {}),
@@ -102,8 +108,9 @@ def train(
             "trained weights": [weight.path for weight in model.trainable_weights],
         }
         check_is_same("data, recipes or models", json.dumps(run))
-        checkpoint = Checkpoint(Path(folder), run, record)
-        checkpoint.start(model, overwrite=overwrite)
+        if folder is not None:
+            checkpoint = Checkpoint(Path(folder), run, record)
+            checkpoint.start(model, overwrite=overwrite)
     watchers: list[keras.callbacks.Callback] = [record]
     bar = Progress(record, recipe.steps)
     if progress and is_first_process():

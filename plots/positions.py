@@ -164,13 +164,12 @@ def _turns(graph: Graph, tables: Tables, attention: Attention, end: Edge) -> boo
 
 
 def _length(graph: Graph, attention: Attention, end: Edge) -> int | None:
+    """Return the positions of queries or keys; None if they are not known."""
     if attention.axes is None:
-        axis = (
-            1
-            if len(end.tensor.shape) == 4 or graph.node(attention.id).is_a(FUSED_ATTENTION)
-            else -2
-        )
-        return end.tensor.shape[axis]
+        shape, is_fused = end.tensor.shape, graph.node(attention.id).is_a(FUSED_ATTENTION)
+        if len(shape) < 2:
+            return None
+        return shape[1 if len(shape) == 4 or is_fused else -2]
     query, key = attention.axes
     axis = key if end is not attention.query or query is None else query
     return graph.node(attention.id).outputs[0].shape[axis]

@@ -164,6 +164,7 @@ def test_other_backends_are_refused(files, tmp_path, capsys):
         ("node1", 0, 2, "hosts='node1': must be HOST:PORT"),
         ("node1:x", 0, 2, "hosts='node1:x': must be HOST:PORT"),
         ("node1:70000", 0, 2, "hosts='node1:70000': must be HOST:PORT"),
+        ("node1:0", 0, 2, "hosts='node1:0': must be HOST:PORT"),
         ("node1:7", None, 2, "hosts='node1:7': needs also process"),
         ("node1:7", 0, None, "hosts='node1:7': needs also process"),
         ("node1:7,node2:7", 0, 3, "give one address, or one for each process"),

@@ -150,6 +150,8 @@ def test_the_reply_of_a_conversation_is_its_last_message():
     [
         ([("a", "b"), ("c",)], r"example number 2 is \('c',\); must be \(prompt, reply\), or a"),
         ([("a", 1)], "example number 1 is"),
+        ([("a", "b"), 5], "example number 2 is 5; must be"),
+        ([{"prompt": "a", "reply": "b"}], "example number 1 is {'prompt': 'a', 'rep"),
         ([CHATS[0][:1]], "conversation number 1 must have a prompt and end with a message of"),
         ([CHATS[0]], "tokenizer has no chat template"),
         ([("", "b")], "1 prompts have no tokens"),

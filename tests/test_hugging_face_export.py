@@ -140,6 +140,16 @@ def test_a_folder_is_replaced_only_with_permission(tmp_path):
         fm.to_hugging_face(model, tmp_path / "own", overwrite=True)
 
 
+def test_settings_and_tokenizer_of_a_replaced_model_are_removed(tmp_path):
+    fm.to_hugging_face(small(), tmp_path)
+    for name in ("generation_config.json", "vocab.json", "notes.txt"):
+        (tmp_path / name).write_text('{"suppress_tokens": [3]}')
+    fm.to_hugging_face(small(), tmp_path, overwrite=True)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names.isdisjoint({"generation_config.json", "vocab.json"})
+    assert names >= {"config.json", "notes.txt"}
+
+
 def test_trained_positions_are_no_sinusoids(tmp_path):
     model = fm.from_hugging_face(GOLDEN / "m2m_100")
     fm.to_hugging_face(model, tmp_path / "same", model_type="m2m_100")

@@ -105,14 +105,16 @@ def test_vectors_are_masked_by_an_input_of_any_name_and_convention(hidden):
     assert [c.note.kind for c in wrong if c.property == "padding"] == ["finding"]
 
 
-def test_a_model_that_does_not_run_is_not_said_to_be_fine():
+@pytest.mark.parametrize("shapes", [[(5,)], [(11, 5), (7, 5)]], ids=["one", "two lengths"])
+def test_a_model_that_does_not_run_is_not_said_to_be_fine(shapes):
     def refuse(x):
         if isinstance(x, keras.KerasTensor):
             return x
         raise RuntimeError("no numbers please")
 
-    x = keras.Input((5,))
-    model = keras.Model(x, layers.Lambda(refuse, output_shape=(3,))(layers.Dense(3)(x)))
+    x = [keras.Input(shape) for shape in shapes]
+    refused = [layers.Lambda(refuse, output_shape=(3,))(layers.Dense(3)(one)) for one in x]
+    model = keras.Model(x, refused)
     with pytest.warns(UserWarning, match="no numbers please"):
         text = " ".join(plots.diagnosis_text(model).split())
     assert "which failed: RuntimeError: no numbers please." in text

@@ -401,3 +401,21 @@ def test_rules_take_calls_without_inputs_such_as_reshapes_of_weights():
     call = ("kernel", "Reshape", [])
     graph = made(("x", "InputLayer", []), call, ("sum", "Add", ["x", "kernel"]))
     assert plots.findings(graph) == ()  # a rule that fails is a warning, and so an error
+
+
+def test_rules_take_maxima_of_integers_and_attentions_without_positions():
+    ids, number = keras.Input((5, 3), dtype="int32"), keras.Input(())
+    scores = layers.Attention()([number, number])
+    model = keras.Model([ids, number], [ops.max(ids, axis=-1), scores])
+    assert plots.findings(plots.read_graph(model)) == ()
+
+
+def test_ids_that_a_deep_network_computes_take_no_longer_than_others():
+    calls = [("x", "InputLayer", [])]
+    for number in range(60):  # with 2 ** 60 ways through the skip paths
+        last = calls[-1][0]
+        calls += [(f"dense{number}", "Dense", [last], {"units": 7})]
+        calls += [(f"sum{number}", "Add", [last, f"dense{number}"])]
+    code = ("code", "Embedding", ["ids"], {"input_dim": 11})
+    graph = made(*calls, ("ids", "Argmax", [calls[-1][0]]), code)
+    assert list(rules._RULES["ids_beyond_the_table"](graph)) == []

@@ -109,3 +109,12 @@ def test_a_class_token_may_be_moved_to_the_end(is_flipped):
     y = norm(pre(pre(y, attend), ffn))[:, -1]
     texts = findings_of(keras.Model(x, layers.Dense(2)(y)))
     assert any("does not read the class token" in text for text in texts) != is_flipped
+
+
+@pytest.mark.parametrize(("order", "number"), [(1, 0), (float("inf"), 0), (2, 1), (None, 1)])
+def test_only_a_euclidean_distance_is_a_root(order, number):
+    first, second = keras.Input((5,)), keras.Input((5,))
+    code = layers.Dense(7, activation="tanh")
+    distance = ops.norm(code(first) - code(second), ord=order, axis=-1, keepdims=True)
+    found = findings_of(keras.Model([first, second], layers.Dense(3)(distance)))
+    assert ["root of 0" in text for text in found] == [True] * number

@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,9 +15,10 @@ import keras
 import numpy as np
 import pytest
 from command_line import ROOT
+from small_text_models import text_corpus, text_model
 
 import functional_models as fm
-from functional_models import distribution, processes
+from functional_models import distribution, processes, training
 from functional_models.folders import LOCK, RUN
 
 TEXT = "the quick brown fox jumps over the lazy dog; " * 29
@@ -195,6 +198,21 @@ def test_numbers_of_processes_that_disagree_raise():
     assert str(second).startswith("process 2/3 is not expected at 127.0.0.1:")
 
 
+def test_a_process_that_something_else_answers_asks_a_few_times_a_second():
+    asked = []
+
+    class Closes(socketserver.BaseRequestHandler):
+        def handle(self):
+            asked.append(self.client_address)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Closes) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TimeoutError, match="process 0 has not answered"):
+            processes.meet(f"127.0.0.1:{server.server_address[1]}", 1, 2, 1)
+        server.shutdown()
+    assert 1 < len(asked) < 10
+
+
 def test_a_port_that_is_taken_raises():
     with socket.socket() as taken:
         taken.bind(("", 0))
@@ -256,6 +274,13 @@ def test_a_failed_computation_says_what_to_do(monkeypatch):
         fail()
 
 
+def test_processes_with_different_data_are_refused_without_a_folder(monkeypatch):
+    monkeypatch.setattr(training, "is_shared", lambda: True)
+    monkeypatch.setattr(processes, "of_all_processes", lambda value: [value, value + 1])
+    with pytest.raises(ValueError, match="the processes have different data, recipes or models"):
+        text_model("decoder_only").fit(text_corpus(), steps=1, progress=False)
+
+
 def test_a_single_process_is_the_first():
     assert processes.is_first_process()
     assert processes.of_all_processes(7) == [7]
@@ -267,3 +292,11 @@ def test_only_the_first_process_acts(pair):
         pair(process)
         processes.in_first_process(lambda process=process: calls.append(process))
     assert calls == [0]
+
+
+def test_a_model_is_saved_by_the_first_process_alone(pair, tmp_path):
+    model = text_model("decoder_only")
+    for process in (0, 1):
+        pair(process)
+        model.save(tmp_path / "lm")  # which raises where the folder holds a model
+    assert fm.load(tmp_path / "lm").spec == model.spec

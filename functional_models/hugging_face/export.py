@@ -29,6 +29,12 @@ from functional_models.lora import check_merged
 from functional_models.text_model import TextModel
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
+_OF_SOME_MODELS = (
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "source.spm"),
+    *("target.spm", "sentencepiece.bpe.model", "vocab.json", "target_vocab.json"),
+)
+"""Files that are written for some models only, and would be read with any other one."""
+
 _MOST_SKIPPED = 8
 """Rows at the start of a table that a family may leave unused."""
 
@@ -57,7 +63,8 @@ def to_hugging_face(
         folder: The folder. Its files appear together, once all of them are written.
         model_type: The family, such as "llama"; by default the first one that implements the spec.
         license: An identifier for the model card, such as "apache-2.0".
-        overwrite: Replace a model of Hugging Face in the folder.
+        overwrite: Replace a model of Hugging Face in the folder, with its tokenizer and its
+            settings of `generate`; other files stay.
 
     Returns:
         The folder.
@@ -90,6 +97,9 @@ def to_hugging_face(
         files[CONFIG] = json.dumps(content, indent=2) + "\n"
         for name, text in files.items():
             (part / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        for name in _OF_SOME_MODELS if overwrite else ():
+            if name not in files:
+                (path / name).unlink(missing_ok=True)
         for name in (WEIGHTS, *files):
             os.replace(part / name, path / name)
     return path

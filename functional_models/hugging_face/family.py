@@ -35,6 +35,7 @@ class Place:
         part: returns the part of both that is the layer's, outputs first; `None`: all.
         inputs_first: whether a kernel is stored as (inputs, outputs), and not transposed as by
             `torch.nn.Linear`.
+        by_head: whether the scale of a norm is stored as (heads, head_dim), and is a vector here.
         of_experts: whether kernels and biases are those of all experts of a mixture, (e, inputs,
             outputs) and (e, outputs) with `inputs_first`.
     """

@@ -151,8 +151,8 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
 
     with global_seed_kept():
         run("numbers", lambda: check_numbers(trial))
-        trials = [trial, *map(trial.at, trial.samples.of_other_lengths)]
         if "values" in vars(trial) and trial.has_numbers:  # else there is nothing to compare
+            trials = [trial, *map(trial.at, trial.samples.of_other_lengths)]
             run("attention", look_at_attentions)
             run("causality", lambda: of_lengths(lambda one: check_causality(one, seen)))
             run("padding", lambda: of_lengths(check_padding))

@@ -51,7 +51,8 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     weighting_rules,
 )
 from plots.diagnosis.closed import closed_layers
-from plots.diagnosis.description import classes_in_words, description_of
+from plots.diagnosis.description import description_of
+from plots.diagnosis.parts_in_words import classes_in_words
 from plots.diagnosis.rules import diagnosis_rule, named, notes_of_all_rules
 from plots.diagnosis.running import takes_models
 from plots.graph import Graph

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from types import MappingProxyType
 
 from plots.annotations import NormPlace, SkipPath, counted, number_text
 from plots.attention_parts import Attention
@@ -19,10 +18,21 @@ from plots.attentions import (
     has_way_around,
     position_flow,
 )
-from plots.diagnosis.blocks import Blocks, blocks_of
+from plots.diagnosis.blocks import blocks_of
 from plots.diagnosis.closed import closed_layers
-from plots.diagnosis.placement_rules import begins_at_a_norm, meets_a_norm
-from plots.diagnosis.rules import listed
+from plots.diagnosis.parts_in_words import (
+    attentions_in_words,
+    classes_in_words,
+    closed_in_words,
+    final_norm_in_words,
+    is_causal,
+    norms_in_words,
+    paths_in_words,
+    paths_of_streams,
+    positions_in_words,
+    sharing_in_words,
+    token_norms_in_words,
+)
 from plots.graph import Graph, Node
 from plots.layers import (
     UPSAMPLING,
@@ -32,9 +42,8 @@ from plots.layers import (
     is_rearrangement,
     is_recurrent,
 )
-from plots.positions import kinds_of_positions
 from plots.streams import Stream, residual_streams, stream_roots
-from plots.traversal import Reachability, data_flow, reachability
+from plots.traversal import Reachability, data_flow
 
 _TRANSFORMER_LAYERS = frozenset({"TransformerDecoder", "TransformerEncoder"})
 _EMBEDDINGS = frozenset({"PositionEmbedding", "ReversibleEmbedding", "TokenAndPositionEmbedding"})
@@ -177,9 +186,9 @@ def _of_transformer(
         for part, count in counts.items()
         if count.number is not None
     ]
-    residual = f" with {_paths_in_words(paths)}"
+    residual = f" with {paths_in_words(paths)}"
     if not paths:
-        others = _paths_in_words(graph.skip_paths)
+        others = paths_in_words(graph.skip_paths)
         outputs = {attention.output for attention in attentions}
         is_past = any(not outputs.isdisjoint(path.bypassed) for path in graph.skip_paths)
         beside = "" if is_past else ", none past an attention"
@@ -187,30 +196,15 @@ def _of_transformer(
         if not graph.skip_paths and not _has_other_streams(graph, attentions):
             residual = " with no skip paths"
     clauses = [
-        f"{' and '.join(blocks)}{residual}{_final_norm_in_words(graph, streams)}".removeprefix(
+        f"{' and '.join(blocks)}{residual}{final_norm_in_words(graph, streams)}".removeprefix(
             " with "
         ),
-        _attentions_in_words(graph, parts, masked, counts),
-        *_sharing_in_words(graph, attentions),
-        _positions_in_words(graph, attentions),
+        attentions_in_words(graph, parts, masked, counts),
+        *sharing_in_words(graph, attentions),
+        positions_in_words(graph, attentions),
     ]
-    norms = _norms_in_words(graph, paths or _paths_of_streams(graph))
+    norms = norms_in_words(graph, paths or paths_of_streams(graph))
     return f"{norms}{title}: {'; '.join(filter(None, clauses))}"
-
-
-def _paths_of_streams(graph: Graph) -> list[SkipPath]:
-    """Return the paths of several streams that are mixed, if the norms on all of them are known."""
-    paths = [path for path in graph.skip_paths if path.projected]
-    return paths if all(path.norms for path in paths) else []
-
-
-def _paths_in_words(paths: Sequence[SkipPath]) -> str:
-    """Return the number of skip paths: "4 residual paths", "2 gated skip paths" or both."""
-    gated = sum(path.gated for path in paths)
-    plain = len(paths) - gated
-    parts = [counted(plain, "residual path")] if plain or not gated else []
-    parts += [counted(gated, "gated skip path")] if gated else []
-    return " and ".join(parts)
 
 
 def _has_other_streams(graph: Graph, attentions: Sequence[Attention]) -> bool:
@@ -265,116 +259,10 @@ def _title(
     if len(parts) > 1:
         return "Transformer encoder-decoder"
     selves = [masked[a.id] for own in parts.values() for a in own if a.is_self]
-    causal = {True if own.direction == "prefix" else _is_causal(own) for own in selves}
+    causal = {True if own.direction == "prefix" else is_causal(own) for own in selves}
     if causal == {True}:
         return "Transformer decoder"
     return "Transformer encoder" if causal == {False} and not crosses else "Transformer"
-
-
-def _norms_in_words(graph: Graph, paths: Sequence[SkipPath]) -> str:
-    """Return how sublayers are normalised, without paths inside of one, such as an adapter's."""
-    inside = {node_id for path in paths for node_id in path.bypassed}
-    outer = [path for path in paths if path.target not in inside]
-    if not outer:
-        return ""
-    # A first sublayer without a norm may read normalized embeddings.
-    bare = [path for path in outer if path.placement == "none" and begins_at_a_norm(graph, path)]
-    outer = [path for path in outer if path not in bare] or outer
-    placements = {path.placement for path in outer}
-    if all("branch_start" in path.norms for path in outer) and "post" not in placements:
-        return "Sandwich-norm " if placements == {"sandwich"} else "Pre-norm "
-    if all("branch_start" in path.norms for path in outer) and len(placements) > 1:
-        return "Pre-norm "  # as in a Conformer, whose blocks also end with a norm
-    if len(placements) > 1:
-        return "Mixed-norm "
-    names = {"post": "Post-norm ", "branch_end": "Res-post-norm "}
-    return names.get(placements.pop(), "Norm-free ")
-
-
-def _final_norm_in_words(graph: Graph, streams: Sequence[Stream]) -> str:
-    flow = reachability(graph)
-    if not streams:
-        last_path = _paths_of_streams(graph)[-1:]
-        ends_in_norm = any(p.norms and meets_a_norm(graph, p.target) for p in last_path)
-        return ", final norm" if ends_in_norm else ""
-    roots = [stream.root for stream in streams]
-    ends = [stream.paths[-1] for stream in streams if stream.has_token_norms(graph)]
-    last = [p for p in ends if not any(r in flow.descendants(p.target) for r in roots)] or ends
-    on_branch = [path.target for path in last if path.norms and not path.norm_on_stream]
-    is_normed = on_branch and all(meets_a_norm(graph, end) for end in on_branch)
-    return ", final norm" if is_normed else ""
-
-
-def _attentions_in_words(
-    graph: Graph,
-    parts: Mapping[str, Sequence[Attention]],
-    masked: Mapping[str, Masked],
-    counts: Mapping[str, Blocks] = MappingProxyType({}),
-) -> str:
-    kinds = []
-    for part, own in parts.items():
-        where = f" in the {part}" if part and len(parts) > 1 else ""
-        selves = [attention for attention in own if attention.is_self]
-        if channels := [a for a in selves if _is_between_channels(graph, a)]:
-            kinds.append(f"attention between channels{where}")
-        rest = [masked[a.id] for a in selves if a not in channels]
-        if rest:
-            kinds.append(f"{_direction_in_words(rest)}{_in_some_blocks(counts.get(part))}{where}")
-    has_cross = any(not attention.is_self for own in parts.values() for attention in own)
-    return ", ".join(kinds + ["cross-attention"] * has_cross)
-
-
-def _in_some_blocks(blocks: Blocks | None) -> str:
-    """Return " in 1 of 4 blocks" where others have something else in the place of attention."""
-    if blocks is None or blocks.number is None or blocks.attending == blocks.number:
-        return ""
-    return f" in {blocks.attending} of {blocks.number} blocks"
-
-
-def _is_causal(masked: Masked) -> bool | None:
-    """Return whether an attention is causal; None if it is neither, nor sees both directions."""
-    return None if masked.direction == "later" else masked.causal
-
-
-def _direction_in_words(masked: Sequence[Masked]) -> str:
-    """Return which positions self-attentions see, as far as the graph shows it."""
-    if {own.direction for own in masked} == {"prefix"}:
-        return "self-attention that is causal after a prefix, and in both directions in it"
-    causal = [*map(_is_causal, masked)]
-    if set(causal) == {True}:
-        return "causal self-attention"
-    if set(causal) == {False}:
-        return "self-attention in both directions"
-    if None in causal:
-        return "self-attention"
-    return f"self-attention, {causal.count(True)} of {len(causal)} causal"
-
-
-def _is_between_channels(graph: Graph, attention: Attention) -> bool:
-    """Return whether scores are products over positions, so that channels attend to channels."""
-    around = [path.target for path in graph.skip_paths if attention.output in path.bypassed]
-    if attention.axes is None or not around:
-        return False
-    stream = graph.node(around[0]).outputs[0].shape
-    keys = graph.node(attention.id).outputs[0].shape[attention.axes[1]]
-    *_, features, summed = attention.query.tensor.shape
-    return len(stream) == 3 and summed == stream[1] != keys == features
-
-
-def _sharing_in_words(graph: Graph, attentions: Sequence[Attention]) -> list[str]:
-    """Return how many attentions are calls of the same layers, if some are."""
-    calls = [graph.node(a.id) for a in attentions if a.is_one_call]
-    calls = [node for node in calls if node.kind == "layer"]
-    layers = {node.layer for node in calls}
-    if len(layers) == len(calls):
-        return []
-    number = counted(len(layers), "attention layer")
-    return [f"{len(calls)} calls of {number}, which share weights"]
-
-
-def _positions_in_words(graph: Graph, attentions: Sequence[Attention]) -> str:
-    found = kinds_of_positions(graph, attentions)
-    return f"{' and '.join(found)} positions" if found else "no positions that the graph shows"
 
 
 # Other networks ---------------------------------------------------------------------------------
@@ -403,7 +291,7 @@ def _of_recurrent_network(
         if number := sum(attention.is_self == is_self for attention in attentions):
             parts.append(counted(number, kind))
     if graph.skip_paths:
-        parts.append(_paths_in_words(graph.skip_paths))
+        parts.append(paths_in_words(graph.skip_paths))
     return f"{title}: {', '.join(parts)}"
 
 
@@ -413,7 +301,7 @@ def _of_residual_network(
     paths = graph.skip_paths
     projected = sum(path.projected for path in paths)
     linear = sum(_bypasses_one_projection(graph, path) for path in paths)
-    text = _paths_in_words(paths)
+    text = paths_in_words(paths)
     if linear == len(paths):
         text = f"{counted(linear, 'skip path')} past a single linear layer{' each' * (linear > 1)}"
     elif linear:
@@ -421,13 +309,13 @@ def _of_residual_network(
     text += f", {projected} of them projected" if projected else ""
     text += f", {_joined_in_words(joined)}" if (joined := _concatenated_skips(graph)) else ""
     text += f", {counted(len(attentions), 'attention')}" if attentions else ""
-    text += f", {_closed_in_words(closed)}" if closed else ""
+    text += f", {closed_in_words(closed)}" if closed else ""
     norms = Counter(node.class_name for node in graph.nodes if is_norm(node)).most_common(1)
     places = Counter(place for path in paths for place in path.norms).most_common(1)
     if norms:
         usual = places and 2 * places[0][1] > len(paths)
         text += f"; {norms[0][0]}" + (f" {_PLACES[places[0][0]]}" if usual else "")
-    placed = _token_norms_in_words(graph)
+    placed = token_norms_in_words(graph)
     return f"{placed}residual network: {text}" if placed else f"Residual network: {text}"
 
 
@@ -436,16 +324,6 @@ def _bypasses_one_projection(graph: Graph, path: SkipPath) -> bool:
     nodes = [graph.node(node_id) for node_id in path.bypassed]
     computing = [node for node in nodes if not is_identity_like(node)]
     return len(computing) == 1 and is_linear_projection(computing[0])
-
-
-def _token_norms_in_words(graph: Graph) -> str:
-    """Return the placement of norms over features, if all residual paths have the same one."""
-    streams = residual_streams(graph)
-    paths = [path for stream in streams for path in stream.paths]
-    if len(paths) < len(graph.skip_paths) or not all(s.has_token_norms(graph) for s in streams):
-        return ""
-    words = _norms_in_words(graph, paths)
-    return words if words not in ("Mixed-norm ", "Norm-free ") else ""
 
 
 # Closed layers ----------------------------------------------------------------------------------
@@ -467,11 +345,11 @@ def _of_partly_opened(
     attentions: Sequence[Attention],
     masked: Mapping[str, Masked],
 ) -> str:
-    paths = _paths_in_words(graph.skip_paths)
+    paths = paths_in_words(graph.skip_paths)
     seen = counted(len(attentions), "attention")
-    words = _attentions_in_words(graph, {"": attentions}, masked)
-    positions = _positions_in_words(graph, attentions)
-    hidden = _closed_in_words(closed)
+    words = attentions_in_words(graph, {"": attentions}, masked)
+    positions = positions_in_words(graph, attentions)
+    hidden = closed_in_words(closed)
     return f"Partly opened network: {hidden}, {seen}, {paths}; {words}; {positions}"
 
 
@@ -489,14 +367,5 @@ def _of_transformer_layers(graph: Graph, closed: Sequence[Node]) -> str:
     first = {node.config.get("normalize_first") for node in blocks}
     norms = "Pre-norm " if first == {True} else "Post-norm " if first == {False} else ""
     title = f"{norms}Transformer {'-'.join(kinds).lower()}".strip()
-    positions = _positions_in_words(graph, ())
-    return f"{title}: {_closed_in_words(blocks)}, which the graph does not open; {positions}"
-
-
-def _closed_in_words(closed: Sequence[Node]) -> str:
-    return f"{counted(len(closed), 'closed layer')} ({classes_in_words(closed)})"
-
-
-def classes_in_words(nodes: Sequence[Node]) -> str:
-    """Return the classes of some calls, each once: "TransformerEncoder and TransformerDecoder"."""
-    return listed(list(dict.fromkeys(node.class_name for node in nodes)), most=4)
+    positions = positions_in_words(graph, ())
+    return f"{title}: {closed_in_words(blocks)}, which the graph does not open; {positions}"

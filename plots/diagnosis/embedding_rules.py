@@ -15,6 +15,7 @@ from plots.traversal import data_flow
 
 _BERT = "Devlin et al. 2019, BERT, section 3 and figure 2"
 _EMBEDDING = "Keras API, keras.layers.Embedding: input_dim is the largest index + 1"
+_REMAINDERS = ("FloorMod", "Mod", "Remainder")
 
 
 @diagnosis_rule("one_table_for_tokens_and_positions")
@@ -107,34 +108,32 @@ def ids_beyond_the_table(graph: Graph) -> Iterator[Note]:
 
 def _range_of(graph: Graph, node_id: str) -> tuple[int, int] | None:
     """Return the smallest and the largest integer that a call may return; None if unknown."""
-    node = graph.node(node_id)
-    ranges = [_range_of(graph, edge.source) for edge in graph.incoming[node_id]]
+    node, edges = graph.node(node_id), graph.incoming[node_id]
     numbers = [c.value for c in node.constants if type(c.value) is int]
     if node.is_a({"Hashing"}) and type(bins := node.config.get("num_bins")) is int:
         return 0, bins - 1
-    if node.operation in ("Mod", "Remainder", "FloorMod") and len(ranges) == len(numbers) == 1:
-        return (0, numbers[0] - 1) if numbers[0] > 0 else None
+    if node.operation in _REMAINDERS and len(edges) == len(numbers) == 1:
+        is_divisor = any(c.port == "x2" and c.value == numbers[0] for c in node.constants)
+        return (0, numbers[0] - 1) if is_divisor and numbers[0] > 0 else None
     if node.operation == "Where":
-        values = [
-            own
-            for edge, own in zip(graph.incoming[node_id], ranges, strict=True)
-            if edge.port != "condition"
-        ] + [(n, n) for n in numbers]
-        known = [own for own in values if own is not None]
-        is_known = len(known) == len(values) and bool(known)
+        values = [_range_of(graph, edge.source) for edge in edges if edge.port != "condition"]
+        known = [own for own in values if own is not None] + [(n, n) for n in numbers]
+        is_known = len(known) == len(values) + len(numbers) and bool(known)
         return (min(n for n, _ in known), max(n for _, n in known)) if is_known else None
-    if len(ranges) != 1 or ranges[0] is None:
+    is_sum = is_additive_merge(node) and len(numbers) == 1
+    is_limit = node.operation in ("Maximum", "Minimum") and len(numbers) == 1
+    # Of other calls nothing is known, and what they take may be a whole network.
+    if len(edges) != 1 or not (is_identity_like(node) or is_sum or is_limit):
         return None
-    low, high = ranges[0]
-    if is_identity_like(node):
-        return low, high
-    if is_additive_merge(node) and len(numbers) == 1:
+    taken = _range_of(graph, edges[0].source)
+    if taken is None or is_identity_like(node):
+        return taken
+    low, high = taken
+    if is_sum:
         return low + numbers[0], high + numbers[0]
-    if node.operation == "Minimum" and len(numbers) == 1:
+    if node.operation == "Minimum":
         return min(low, numbers[0]), min(high, numbers[0])
-    if node.operation == "Maximum" and len(numbers) == 1:
-        return max(low, numbers[0]), max(high, numbers[0])
-    return None
+    return max(low, numbers[0]), max(high, numbers[0])
 
 
 def _lookups(graph: Graph) -> list[Node]:

@@ -78,7 +78,10 @@ def root_of_zero(graph: Graph) -> Iterator[Note]:
     """The distance of two outputs of the same layers is a root without a small number."""
     places: dict[str, str] = {}
     for node in graph.nodes:
-        if node.operation not in ("Sqrt", "Norm") or len(graph.incoming[node.id]) != 1:
+        is_root = node.operation == "Sqrt" or (
+            node.operation == "Norm" and node.config.get("ord") in (None, 2, "fro")
+        )
+        if not is_root or len(graph.incoming[node.id]) != 1:
             continue
         before = graph.node(graph.incoming[node.id][0].source)
         while before.operation in ("Mean", "Square", "Sum") or _is_square(graph, before):

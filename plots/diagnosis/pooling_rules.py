@@ -104,9 +104,10 @@ def mean_over_features(graph: Graph) -> Iterator[Note]:
     places = []
     for node in graph.nodes:
         axis = _reduced_axis(graph, node) if node.operation in _SUMMARIES else None
-        if axis != 2 or len(node.outputs[0].shape) != 2:
+        edges = float_inputs(graph, node)
+        if axis != 2 or len(node.outputs[0].shape) != 2 or not edges:
             continue
-        edge = float_inputs(graph, node)[0]
+        edge = edges[0]
         origins = axis_origins(graph)[edge.source, edge.output]
         is_sequence = kinds(origins[1]) == {"position"} and kinds(origins[2]) == {"feature"}
         follows = any(flow.depends(node.id, on=i) for i in mixing) or _is_of_points(graph, edge)
