@@ -67,13 +67,13 @@ def masked_lm_head(scope: LayerScope, x: Tensor) -> Tensor:
 
 
 def pool(scope: LayerScope, x: Tensor) -> Tensor:
-    """Wire one vector for the whole sequence: (b, s, d) -> tanh(W x[:, 0]), (b, d)."""
-    d = scope.spec.hidden_dim
+    """Wire one vector for the whole sequence: (b, s, d) -> activation(W x[:, 0]), (b, d)."""
+    d, name = scope.spec.hidden_dim, scope.spec.pooler_activation
     layer = scope.layer(
         "dense",
         keras.layers.Dense,
         d,
-        activation="tanh",
+        activation=name if name == "tanh" else component("activation", name),
         kernel_initializer=initializer(scope, "pooler", fan_in=d, fan_out=d),
     )
     return layer(scope.layer("first_token", FirstToken)(x))

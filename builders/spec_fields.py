@@ -395,9 +395,15 @@ class Output:
     )
     logit_soft_cap: float | None = optional_number("as `attention_soft_cap`, of the logits.")
     pooler: bool = flag(
-        "an `encoder_only` model also returns tanh of a projection of its first token (Devlin et "
-        "al. 2019, BERT, the authors' code).",
+        "an `encoder_only` model also returns `pooler_activation` of a projection of its first "
+        "token (Devlin et al. 2019, BERT, the authors' code).",
         default=False,
+    )
+    pooler_activation: str = choice(
+        "`tanh` (same source), `relu` (Sanh et al. 2019, DistilBERT, the authors' code) or `gelu` "
+        "(Clark et al. 2020, ELECTRA, the authors' code).",
+        ("tanh", "relu", "gelu"),
+        default="tanh",
     )
     masked_lm_head: bool = flag(
         "an `encoder_only` model also returns logits, after a projection, the activation and a "

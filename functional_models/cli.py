@@ -329,6 +329,8 @@ def import_model(options: argparse.Namespace) -> None:
         f"{model.model.count_params():,} parameters"
     )
     uses = {"decoder_only": "generate", "encoder_decoder": "translate"}
+    if spec.classes:
+        uses["encoder_only"] = "classify"
     if model.tokenizers and spec.kind in uses:
         print(f"the model is in {options.to}; functional-models {uses[spec.kind]} {options.to} ...")
     else:

@@ -153,8 +153,9 @@ def add_spec_options(sub: argparse.ArgumentParser, variant: str | None = None) -
 
 FOLDER_HELP = "a model folder, as train and import write it"
 DATA_HELP = (
-    "embedded; a text file (language model); a .tsv file or two aligned files (translation), "
-    "optionally .gz; or tfds:NAME; default: embedded"
+    "embedded; a text file; pairs, as a .tsv file or two aligned files (source and target of a "
+    "translator, prompt and reply of a decoder, text and class of an encoder), optionally .gz; or "
+    "tfds:NAME; default: embedded"
 )
 
 

@@ -35,7 +35,7 @@ from functional_models.tables import format_table
 
 def add_training_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands of this module to the command line."""
-    text, example = "train a model on text or sentence pairs", "--data book.txt --to out/book"
+    text, example = "train a model on text or pairs of texts", "--data book.txt --to out/book"
     sub = command("train", train, text, example, quiet=True)
     text = "folder of the model; an interrupted run resumes, a finished one with more --steps too"
     sub.add_argument("--to", required=True, metavar="FOLDER", help=text)
@@ -65,7 +65,7 @@ def add_training_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     sub = command("report", write_report_again, text, "out/comparison")
     sub.add_argument("folder", metavar="FOLDER", help="a folder that compare wrote")
 
-    text = "evaluate a trained model on text or sentence pairs"
+    text = "evaluate a trained model on text or pairs of texts"
     sub = command("evaluate", evaluate, text, "out/book --data other_book.txt")
     sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
     sub.add_argument("--data", nargs="+", default=["embedded"], metavar="FILE", help=DATA_HELP)
@@ -143,6 +143,13 @@ def _files(options: argparse.Namespace, name: str) -> Any:
     return files[0] if files is not None and len(files) == 1 else files and tuple(files)
 
 
+def _has_pairs(data: Any, kind: str | None) -> bool:
+    """Return whether data are pairs: as the names of the files show, else as the kind needs."""
+    from functional_models.corpora import kind_of_data
+
+    return "encoder_decoder" in (kind, kind_of_data(data))
+
+
 def _corpus(options: argparse.Namespace, kind: str | None) -> Any:
     from functional_models.corpora import load_corpus
 
@@ -166,10 +173,12 @@ def train(options: argparse.Namespace) -> None:
     check_model_folder(options.to, overwrite=options.overwrite, resumes=True)
     from functional_models.corpora import kind_of_data
 
-    default = builders.variant_info(options.variant).kinds[0]
-    of_data = kind_of_data(_files(options, "data"))
-    kind = changes.pop("kind", None) or of_data or default
-    pairs = (of_data if kind == "encoder_only" else kind) == "encoder_decoder"
+    data = _files(options, "data")
+    of_data, kinds = kind_of_data(data), builders.variant_info(options.variant).kinds
+    if of_data == "encoder_decoder" and kinds == ("decoder_only",):
+        of_data = kinds[0]  # which reads pairs as prompts and replies
+    kind = changes.pop("kind", None) or of_data or kinds[0]
+    pairs = _has_pairs(data, kind)
     if kind == "encoder_only" and options.sample:
         raise ValueError("--sample: an encoder continues no text; omit it")
     spec = builders.variant(options.variant, kind=kind, **changes)  # raises before data is read
@@ -224,7 +233,7 @@ def _train(
     model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
     if not options.sample:
         sample: dict[str, Any] = {}
-    elif pairs:
+    elif kind == "encoder_decoder":
         sample = {"sample_sources": [options.sample]}
     else:
         sample = {"sample_prompt": options.sample}
@@ -260,6 +269,12 @@ def compare(options: argparse.Namespace) -> None:
             "compare trains language models (--kind decoder_only) and translators (--kind "
             "encoder_decoder), not encoders; give one of these kinds and a variant that has it "
             "(`functional-models variants` shows them), or train an encoder with train"
+        )
+    if kind == "decoder_only" and _has_pairs(_files(options, "data"), kind):
+        raise ValueError(
+            f"compare trains language models on text, and {' '.join(options.data)} are pairs by "
+            "name; give one text file, omit --kind to compare translators, or train a decoder on "
+            "prompts and replies with train"
         )
     for number, name in enumerate(options.variants):
         if name in options.variants[:number]:
@@ -330,7 +345,7 @@ def evaluate(options: argparse.Namespace) -> None:
             raise ValueError(f"--bleu: only a translator has it, and this is a {model.kind}")
         given["bleu"] = True
     named = is_named(data)
-    if model.kind == "encoder_decoder" or model.spec.classes:
+    if model.spec.classes or _has_pairs(data, model.kind):
         pairs = load_parallel_corpus(data, held_out_fraction=0.05 if named else 0.0)
         held_out: Any = pairs.test or pairs.validation or pairs.train
     else:

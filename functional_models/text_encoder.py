@@ -250,17 +250,28 @@ class TextEncoder(TextModel):
         _ = self._classes
         return keras.Model(self.model.input, self.model.output["class_logits"], name="classifier")
 
-    def with_classes(self, classes: Sequence[str], *, pooling: str = "first") -> Self:
+    def with_classes(
+        self,
+        classes: Sequence[str],
+        *,
+        pooling: str = "first",
+        pooler: bool | None = None,
+        masked_lm_head: bool | None = None,
+    ) -> Self:
         """Return an encoder with the weights of this one and a new head for classes.
 
         Args:
             classes: names of the classes.
             pooling: `first` or `mean`; see `class_pooling` of the spec.
+            pooler, masked_lm_head: whether the new encoder has them; by default as this one. A
+                classifier of Hugging Face has a pooler and no `masked_lm_head`.
 
         Raises:
             ValueError: a value that the spec does not allow.
         """
-        spec = self.spec.replace(classes=tuple(classes), class_pooling=pooling)
+        given = {"pooler": pooler, "masked_lm_head": masked_lm_head}
+        heads = {name: value for name, value in given.items() if value is not None}
+        spec = self.spec.replace(classes=tuple(classes), class_pooling=pooling, **heads)
         model = builders.build(spec)
         own = {weight.path: weight for weight in self.model.weights}
         for weight in model.weights:

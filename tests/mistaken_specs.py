@@ -117,6 +117,7 @@ BAD_VALUES = [
     ("masked_lm_head", True, "kind='encoder_only'"),
     ("classes", ("a", "b"), "kind='encoder_only'"),
     ("classes", ("a",), "two or more different texts"),
+    ("pooler_activation", "sigmoid", "tanh, relu, gelu"),
     ("class_pooling", "max", "first, mean"),
     ("scale_logits", 0, "True or False"),
     ("mask_target_padding", None, "True or False"),
@@ -168,6 +169,7 @@ BAD_VALUES = [
 
 MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
     ("kind", "decoder-only", "decoder_only"),
+    ("pooler_activation", "tan", "tanh"),
     ("class_pooling", "means", "mean"),
     ("norm_placement", "sandwhich", "sandwich"),
     ("norm_placement", None, "none"),

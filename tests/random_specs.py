@@ -111,6 +111,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
     encodes = values["kind"] == "encoder_only"
     values["num_segments"] = either(0, 2, 3) if encodes else 0
     values["pooler"] = encodes and draw(flag)
+    values["pooler_activation"] = either("tanh", "relu", "gelu")
     values["masked_lm_head"] = encodes and draw(flag)
     values["classes"] = either((), ("ham", "spam"), ("low", "mid", "top")) if encodes else ()
     values["class_pooling"] = either("first", "mean")

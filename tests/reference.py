@@ -264,7 +264,9 @@ def encoder_outputs(
     outputs = {"hidden": hidden}
     if spec["pooler"]:
         kernel, bias = weights["pooler.dense.kernel"], weights["pooler.dense.bias"]
-        outputs["pooled"] = np.tanh(hidden[:, 0] @ kernel + bias)
+        rows = hidden[:, 0] @ kernel + bias
+        form = spec["pooler_activation"]
+        outputs["pooled"] = np.tanh(rows) if form == "tanh" else activation(form, rows)
     if spec["masked_lm_head"]:
         head = hidden @ weights["masked_lm_head.dense.kernel"]
         head = activation(spec["activation"], head + weights["masked_lm_head.dense.bias"])

@@ -120,6 +120,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "embedding_projection": ("tokens", "sum"),
     "num_segments": (0, 3),
     "pooler": (False, True),
+    "pooler_activation": ("tanh", "relu", "gelu"),
     "masked_lm_head": (False, True),
     "classes": ((), ("a", "b", "c")),
     "class_pooling": ("first", "mean"),

@@ -87,7 +87,7 @@ ENCODER_HEADS: list[dict[str, Any]] = [
     | {"embedding_projection": "sum", "embedding_norm": True, "distinct_blocks": 1},
     {"masked_lm_head": True, "embedding_dim": 5, "embedding_projection": "sum"},
     {"classes": ("a", "b", "c"), "class_pooling": "mean", "masked_lm_head": True},
-    {"classes": ("a", "b"), "pooler": True},
+    {"classes": ("a", "b"), "pooler": True, "pooler_activation": "gelu"},
 ]
 
 

@@ -134,6 +134,9 @@ def test_a_head_is_added_to_a_trained_encoder():
     assert made.evaluate(TEXT)["loss"] == pytest.approx(model.evaluate(TEXT)["loss"], rel=1e-6)
     again = made.with_classes(["c", "d", "e"])
     assert again.class_probabilities(["a"]).shape == (1, 3)
+    other = made.with_classes(["a", "b"], pooler=True, masked_lm_head=False)
+    assert (other.spec.pooler, other.spec.masked_lm_head) == (True, False)
+    np.testing.assert_array_equal(made.vectors(["a"])[0], other.vectors(["a"])[0])
 
 
 # Errors

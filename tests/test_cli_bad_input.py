@@ -8,6 +8,7 @@ from command_line import SHORT, TINY, run, shell
 from functional_models.cli import main
 
 TRAIN = ["train", "--to", "{out}", *TINY, *SHORT]
+DECODER = [*TRAIN, "--kind", "decoder_only"]
 
 BAD = [
     (["inspect", "gpt3"], "unknown variant 'gpt3'"),
@@ -44,6 +45,15 @@ BAD = [
     ([*TRAIN, "--data", "{empty.txt}"], "empty.txt has no text"),
     ([*TRAIN, "--data", "{latin.txt}"], "latin.txt is not UTF-8: byte 0xe3 at offset 1"),
     ([*TRAIN, "--data", "{three.pt}", "{two.en}"], "has 3 lines and"),
+    ([*DECODER, "--data", "{three.pt}", "{two.en}"], "to train on text, give one file"),
+    ([*DECODER, "--data", "{columns.tsv}"], "columns.tsv, line 2: 3 column(s), expected 2"),
+    ([*DECODER, "--data", "{long.tsv}"], "1 examples have more than 19 tokens in prompt and reply"),
+    ([*DECODER, "--data", "{pairs.tsv}", "--sample", "x" * 30], "prompt 'xxx"),
+    (["evaluate", "{lm}", "--data", "{long.tsv}"], "3 examples have more than 19 tokens in prompt"),
+    (
+        ["compare", "--kind", "decoder_only", "--to", "{out}", "--data", "{pairs.tsv}"],
+        "compare trains language models on text, and",
+    ),
     ([*TRAIN, "--data", "a", "b", "c"], "--data was given 3 files"),
     ([*TRAIN, "--data", "{short.txt}"], "tokens, fewer than a block of 19"),
     ([*TRAIN, "--data", "{text.txt}", "--steps", "0"], "steps=0: must be 1 or more"),

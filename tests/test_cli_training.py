@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import re
@@ -203,6 +204,55 @@ def test_a_classifier_is_trained_and_used_from_the_shell(files, tmp_path, capsys
     assert run(["evaluate", to, "--data", str(path)], files) == 0
     found = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert found["texts"] == str(len(PAIRS))
+
+
+DECODER = ["--kind", "decoder_only"]
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        (DECODER, ["{pairs.tsv}"]),
+        (DECODER, ["{sources.pt}", "{targets.en}"]),
+        (["--variant", "prefix_lm"], ["{pairs.tsv}"]),  # which is no encoder-decoder
+    ],
+)
+def test_a_decoder_is_given_pairs_as_prompts_and_replies(files, tmp_path, monkeypatch, model, data):
+    for name, side in (("sources.pt", 0), ("targets.en", 1)):
+        (files / name).write_text("".join(f"{pair[side]}\n" for pair in PAIRS))
+    given = []
+
+    def stop(lm, corpus, *, sample_prompt, **options):
+        given.extend([lm.spec, corpus.train, corpus.validation, corpus.test, sample_prompt])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fm.CausalLM, "fit", stop)
+    command = ["train", "--to", str(tmp_path / "lm"), *TINY, *SHORT, *model, "--sample", "um"]
+    assert run([*command, "--data", *data], files) == 130
+    spec, *splits, prompt = given
+    assert spec.prefix_lm == ("prefix_lm" in model)
+    assert sorted(itertools.chain(*splits)) == sorted(PAIRS)
+    assert all(splits)  # of each some are held out
+    assert prompt == "um"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix_lm", [False, True])
+def test_a_decoder_is_trained_on_replies_and_evaluated_from_the_shell(
+    files, tmp_path, capsys, prefix_lm
+):
+    to = str(tmp_path / "lm")
+    command = ["train", *DECODER, "--to", to, *TINY, *SHORT, "--set", f"prefix_lm={prefix_lm}"]
+    assert run([*command, "--data", "{pairs.tsv}"], files) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^pairs.tsv: \d+ training pairs$", printed, re.M)
+    assert f" generate {to} " in printed
+    assert run(["evaluate", to, "--data", "{pairs.tsv}"], files) == 0
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert found["loss"] == f"{fm.load(to).evaluate(PAIRS)['loss']:.4f}"
+    assert found["tokens"] == str(sum(len(reply.encode()) + 1 for _, reply in PAIRS))
+    assert run(["evaluate", to, "--data", "{pairs.tsv}", "--stride", "3"], files) == 2
+    assert "stride=3: " in capsys.readouterr().err
 
 
 @pytest.mark.slow

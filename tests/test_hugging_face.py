@@ -67,10 +67,10 @@ def test_a_folder_has_the_outputs_of_pytorch(name: str) -> None:
     stored = dict(np.load(GOLDEN / name / "expected.npz"))
     model = read(GOLDEN / name)
     found = outputs(model, stored)
-    compared = [key for key in ("logits", "hidden", "pooled") if key in stored]
+    compared = [key for key in ("logits", "hidden", "pooled", "class_logits") if key in stored]
     assert compared
     for key in compared:
-        real = slice(None) if key == "pooled" else stored["real"]
+        real = slice(None) if key in ("pooled", "class_logits") else stored["real"]
         assert relative_error(found[key][real], stored[key][real]) < 1e-5
 
 
@@ -130,6 +130,8 @@ def has_effect(key: str, config: dict[str, Any]) -> bool:
         return False
     if key in PERIODS and (config.get("layer_types") or config.get("no_rope_layers")):
         return False
+    if key in ("id2label", "num_labels", "problem_type"):
+        return config["architectures"][0].endswith("ForSequenceClassification")
     if key == "classifier_activation":
         return config["architectures"] == ["ModernBertForMaskedLM"]
     if key == "transformers_version":
@@ -337,6 +339,39 @@ def test_a_refusal_names_the_keys(name: str, keys: dict[str, Any], message: str)
     family, head = family_of(config)
     with pytest.raises(ValueError, match=message):
         spec_from(family, head, config, Tensors({}, family))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"problem_type": "multi_label_classification"}, "problem_type='multi_label_classifica"),
+        ({"problem_type": "regression"}, "problem_type='regression': must be 'single_label_cla"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label=.*: must have the numbers from 0"),
+        ({"id2label": {"0": "a"}}, r"id2label.*\('a',\): must be two or more different texts"),
+        ({"id2label": {"0": "a", "1": "a"}}, "id2label.*must be two or more different texts"),
+        ({"id2label": ["a", "b"]}, "id2label.*cannot be read"),
+        ({"num_labels": 2}, "id2label=.* and num_labels=2: remove one of them"),
+    ],
+)
+def test_other_classes_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spec_of({**config_of("roberta_classes"), **keys})
+
+
+def test_classes_have_the_names_and_the_order_of_their_numbers() -> None:
+    config = {k: v for k, v in config_of("bert_classes").items() if k != "id2label"}
+    assert spec_of(config).classes == ("LABEL_0", "LABEL_1")
+    assert spec_of({**config, "num_labels": 3}).classes == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert spec_of({**config, "id2label": {"1": "a", "0": "b"}}).classes == ("b", "a")
+    assert not spec_of({**config, "architectures": ["BertModel"]}).classes
+
+
+@pytest.mark.parametrize(
+    "head", ["ModernBertForSequenceClassification", "ModernBertForTokenClassification"]
+)
+def test_a_head_that_no_spec_has_is_refused_by_name(head: str) -> None:
+    with pytest.raises(ValueError, match=f"the outputs of {head} are not those of a spec"):
+        family_of({**config_of("modernbert"), "architectures": [head]})
 
 
 def test_a_padding_token_that_ends_texts_is_not_masked() -> None:

@@ -127,6 +127,52 @@ def test_what_no_class_computes_is_refused_with_the_difference(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def encoder(**changes):
+    fields = {"kind": "encoder_only", **SIZES, "norm_placement": "post", "final_norm": False}
+    fields |= {
+        "embedding_norm": True,
+        "logit_bias": True,
+        "tie_embeddings": True,
+        "num_segments": 2,
+    }
+    return fm.TextEncoder(builders.TransformerSpec(**{**fields, **changes}), byte_tokenizer())
+
+
+def test_a_classifier_is_written_with_the_names_of_its_classes(tmp_path):
+    texts = ["a joy", ("it was", "a joy"), "bad"]
+    trained = encoder(masked_lm_head=True)
+    model = trained.with_classes(["so so", "good", "bad"], pooler=True, masked_lm_head=False)
+    fm.to_hugging_face(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config["id2label"] == {"0": "so so", "1": "good", "2": "bad"}
+    assert config["label2id"] == {"so so": 0, "good": 1, "bad": 2}
+    assert (
+        "AutoModelForSequenceClassification.from_pretrained" in (tmp_path / "README.md").read_text()
+    )
+    again = fm.from_hugging_face(tmp_path)
+    np.testing.assert_array_equal(
+        again.class_probabilities(texts), model.class_probabilities(texts)
+    )
+    assert again.classify(texts) == model.classify(texts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "model_type", "message"),
+    [
+        ({"pooler": False}, "bert", r"differs in pooler=False \(there True\)"),
+        ({"class_pooling": "mean"}, "bert", r"class_pooling='mean' \(there 'first'\)"),
+        ({"pooler_activation": "relu"}, "bert", r"pooler_activation='relu' \(there 'tanh'\)"),
+        ({"num_segments": 0}, "distilbert", r"pooler_activation='tanh' \(there 'relu'\)"),
+        ({}, "modernbert", "no modernbert that is known here implements this spec"),
+    ],
+)
+def test_a_classifier_that_no_class_has_is_refused(tmp_path, changes, model_type, message):
+    model = encoder(**{"pooler": True, "classes": ("a", "b"), **changes})
+    with pytest.raises(ValueError, match=message):
+        fm.to_hugging_face(model, tmp_path, model_type=model_type)
+
+
 def test_a_folder_is_replaced_only_with_permission(tmp_path):
     model = small()
     fm.to_hugging_face(model, tmp_path)

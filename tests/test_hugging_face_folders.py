@@ -94,6 +94,18 @@ def test_the_pooler_and_the_head_that_is_left_out(copy: Callable[..., Path]) -> 
     assert model.spec.masked_lm_head
 
 
+def test_a_pooler_that_a_classifier_does_not_use_is_left_out(copy: Callable[..., Path]) -> None:
+    """Released classifiers of RoBERTa have one."""
+
+    def add(tensors: Tensors) -> None:
+        base = load_file(GOLDEN / "roberta_base" / SINGLE)
+        tensors |= {f"roberta.{name}": base[name] for name in base if "pooler" in name}
+
+    with pytest.warns(UserWarning, match=r"pooler.dense.weight is left out: the pooler of"):
+        model = read(copy("roberta_classes", add))
+    assert_same_weights(model, read(GOLDEN / "roberta_classes"))
+
+
 def test_zeros_as_a_bias_of_logits_are_no_bias(copy: Callable[..., Path]) -> None:
     assert read(GOLDEN / "bart").spec.logit_bias
 

@@ -77,6 +77,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "embedding_projection": "tokens",
         "num_segments": draw(st.integers(0, 5)) if is_encoder else 0,
         "pooler": is_encoder and draw(st.booleans()),
+        "pooler_activation": draw(st.sampled_from(("tanh", "relu", "gelu"))),
         "masked_lm_head": is_encoder and draw(st.booleans()),
         "classes": draw(st.sampled_from(((), ("a", "b")))) if is_encoder else (),
         "class_pooling": draw(st.sampled_from(("first", "mean"))),

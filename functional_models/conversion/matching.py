@@ -193,6 +193,10 @@ def _matters(spec: builders.TransformerSpec, name: str) -> bool:
         return name == "num_experts"
     if name in _OF_GROUPS:
         return spec.num_active_groups < spec.num_expert_groups
+    if name == "pooler_activation":
+        return spec.pooler
+    if name == "class_pooling":
+        return bool(spec.classes)
     if name == "intermediate_dim":  # experts have another
         return not all(block.num_experts for block in blocks)
     if name in ("source_vocabulary_size", "num_encoder_layers"):

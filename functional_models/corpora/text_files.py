@@ -140,7 +140,7 @@ def _pairs(source_path: StrPath, target_path: StrPath | None, progress: bool) ->
         if numbers[0] != numbers[1]:
             raise ValueError(
                 f"{source_path} has {numbers[0]} lines and {target_path} has {numbers[1]}; "
-                "aligned files have the same number of lines"
+                "aligned files have the same number of lines; to train on text, give one file"
             )
         lines = zip(read_lines(sources), read_lines(targets), strict=True)
     for number, columns in enumerate(lines, start=1):

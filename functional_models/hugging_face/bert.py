@@ -10,6 +10,7 @@ import numpy as np
 from builders import TransformerSpec
 from functional_models.conversion import forms
 from functional_models.conversion.family import Config, Rule
+from functional_models.hugging_face.classes import CLASSES, classifier
 from functional_models.hugging_face.family import (
     Computed,
     Family,
@@ -19,7 +20,13 @@ from functional_models.hugging_face.family import (
     StoredTensors,
 )
 from functional_models.hugging_face.rules import PADDING, activation, several, without
-from functional_models.hugging_face.silent import CLASSIFIER, EXECUTION, NOT_READ, TRAINING
+from functional_models.hugging_face.silent import (
+    CLASSIFIER,
+    CLASSIFIER_DROPOUT,
+    EXECUTION,
+    NOT_READ,
+    TRAINING,
+)
 
 _SIZES = {
     "vocab_size": "vocabulary_size",
@@ -49,6 +56,8 @@ _POSITION_IDS = {
 
 
 def _has_pooler(tensors: StoredTensors, fields: Mapping[str, Any]) -> dict[str, Any]:
+    if fields.get("classes"):  # whose head has it
+        return {}
     names = ("pooler.dense.weight", "pooler.weight")
     return {"pooler": any(tensors.find(name) is not None for name in names)}
 
@@ -63,6 +72,10 @@ _OLD_BIAS = "a bias that is not read where logits are not tied"
 def _logits(decoder: str, bias: str, config: Config) -> Place:
     own = bias if config["tie_word_embeddings"] else f"{decoder}.bias"
     return Place(f"{decoder}.weight", own)
+
+
+# The pooler of a classifier is part of its head.
+_OWN_POOLER = {"pooler.dense": "classifier.dense", "classifier.logits": "classifier.out_proj"}
 
 
 def _layers(head: Mapping[str, str | Place]) -> Layers:
@@ -97,18 +110,18 @@ _PREDICTIONS = "cls.predictions"
 
 _BERT = Family(
     model_types=("bert",),
-    heads={"BertForMaskedLM": _MASKED_LM, "BertModel": {}},
+    heads={"BertForMaskedLM": _MASKED_LM, "BertModel": {}, **classifier("Bert")},
     constants=forms.BERT,
     fields={
         **_SIZES,
         "max_position_embeddings": "max_sequence_length",
         "type_vocab_size": "num_segments",
     },
-    rules=(activation("hidden_act"), PADDING, _DROPOUT),
+    rules=(activation("hidden_act"), PADDING, _DROPOUT, CLASSES),
     defaults={**_DEFAULTS, "pad_token_id": 0},
     required=_ABSOLUTE,
     silent={
-        "classifier_dropout": CLASSIFIER,
+        "classifier_dropout": CLASSIFIER_DROPOUT,
         **dict.fromkeys(
             (
                 "directionality",
@@ -127,6 +140,7 @@ _BERT = Family(
             "masked_lm_head.dense": f"{_PREDICTIONS}.transform.dense",
             "masked_lm_head.norm": f"{_PREDICTIONS}.transform.LayerNorm",
             "logits": _logits(f"{_PREDICTIONS}.decoder", f"{_PREDICTIONS}.bias", config),
+            "classifier.logits": "classifier",
         }
     ),
     tied=_tied("embeddings.word_embeddings", f"{_PREDICTIONS}.decoder", f"{_PREDICTIONS}.bias"),
@@ -150,7 +164,7 @@ def _electra_width(config: Config) -> dict[str, Any]:
 
 _ELECTRA = Family(
     model_types=("electra",),
-    heads={"ElectraForMaskedLM": _GELU_HEAD, "ElectraModel": {}},
+    heads={"ElectraForMaskedLM": _GELU_HEAD, "ElectraModel": {}, **classifier("Electra", "gelu")},
     constants=forms.BERT,
     fields={
         **_SIZES,
@@ -164,19 +178,17 @@ _ELECTRA = Family(
         Rule(
             ("embedding_size",), _electra_width, lambda spec: {"embedding_size": spec.embedding_dim}
         ),
+        CLASSES,
     ),
     defaults={**_DEFAULTS, "pad_token_id": 0, "embedding_size": 128},
     required=_ABSOLUTE,
-    silent=dict.fromkeys(
-        (
-            "classifier_dropout",
-            "summary_type",
-            "summary_use_proj",
-            "summary_activation",
-            "summary_last_dropout",
+    silent={
+        "classifier_dropout": CLASSIFIER_DROPOUT,
+        **dict.fromkeys(
+            ("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"),
+            CLASSIFIER,
         ),
-        CLASSIFIER,
-    ),
+    },
     prefix="electra.",
     layers=_layers(
         {
@@ -184,6 +196,7 @@ _ELECTRA = Family(
             "masked_lm_head.dense": "generator_predictions.dense",
             "masked_lm_head.norm": "generator_predictions.LayerNorm",
             "logits": "generator_lm_head",
+            **_OWN_POOLER,
         }
     ),
     tied=(("embeddings.word_embeddings.weight", "generator_lm_head.weight"),),
@@ -248,6 +261,7 @@ def _albert_layers(spec: TransformerSpec, config: Config) -> Layers:
         "masked_lm_head.dense": "predictions.dense",
         "masked_lm_head.norm": "predictions.LayerNorm",
         "logits": _logits("predictions.decoder", "predictions.bias", config),
+        "classifier.logits": "classifier",
     }
 
 
@@ -258,7 +272,7 @@ def _albert_dropout(config: Config) -> dict[str, Any]:
 
 _ALBERT = Family(
     model_types=("albert",),
-    heads={"AlbertForMaskedLM": _MASKED_LM, "AlbertModel": {}},
+    heads={"AlbertForMaskedLM": _MASKED_LM, "AlbertModel": {}, **classifier("Albert")},
     constants={**forms.BERT, "embedding_projection": "sum"},
     fields={
         **without(_SIZES, "num_hidden_layers"),
@@ -281,6 +295,7 @@ _ALBERT = Family(
             _albert_blocks,
             _written_albert_blocks,
         ),
+        CLASSES,
     ),
     defaults={
         **_DEFAULTS,
@@ -294,7 +309,7 @@ _ALBERT = Family(
     },
     required=_ABSOLUTE,
     silent={
-        "classifier_dropout_prob": CLASSIFIER,
+        "classifier_dropout_prob": CLASSIFIER_DROPOUT,
         **dict.fromkeys(
             (
                 "down_scale_factor",
@@ -359,8 +374,11 @@ def _written_position_rows(rows: np.ndarray, spec: TransformerSpec) -> dict[str,
     return tensors
 
 
+_UNUSED_POOLER = "the pooler of the model without a head, which its classifier does not use"
+
+
 def _roberta_heads(name: str) -> dict[str, Mapping[str, Any]]:
-    return {f"{name}ForMaskedLM": _GELU_HEAD, f"{name}Model": {}}
+    return {f"{name}ForMaskedLM": _GELU_HEAD, f"{name}Model": {}, **classifier(name)}
 
 
 _ROBERTA = tuple(
@@ -377,10 +395,11 @@ _ROBERTA = tuple(
                 _roberta_positions,
                 _written_roberta_positions,
             ),
+            CLASSES,
         ),
         defaults={**_DEFAULTS, "pad_token_id": 1},
         required=_ABSOLUTE,
-        silent={"classifier_dropout": CLASSIFIER},
+        silent={"classifier_dropout": CLASSIFIER_DROPOUT},
         prefix="roberta.",
         layers=lambda spec, config: {
             **_layers(
@@ -388,11 +407,15 @@ _ROBERTA = tuple(
                     "masked_lm_head.dense": "lm_head.dense",
                     "masked_lm_head.norm": "lm_head.layer_norm",
                     "logits": _logits("lm_head.decoder", "lm_head.bias", config),
+                    **(_OWN_POOLER if spec.classes else {}),
                 }
             ),
             "encoder.position_embedding": Computed(_position_rows, _written_position_rows),
         },
-        left_out={"lm_head.bias": _OLD_BIAS},
+        left_out={
+            "lm_head.bias": _OLD_BIAS,
+            **dict.fromkeys(("pooler.dense.weight", "pooler.dense.bias"), _UNUSED_POOLER),
+        },
         tied=_tied("embeddings.word_embeddings", "lm_head.decoder", "lm_head.bias"),
         unread=_POSITION_IDS,
         stored=_has_pooler,
@@ -410,7 +433,11 @@ _D = "transformer.layer.{i}"
 
 _DISTILBERT = Family(
     model_types=("distilbert",),
-    heads={"DistilBertForMaskedLM": _MASKED_LM, "DistilBertModel": {}},
+    heads={
+        "DistilBertForMaskedLM": _MASKED_LM,
+        "DistilBertModel": {},
+        **classifier("DistilBert", "relu"),
+    },
     constants={**forms.BERT, "norm_epsilon": 1e-12},
     fields={
         "vocab_size": "vocabulary_size",
@@ -426,6 +453,7 @@ _DISTILBERT = Family(
         activation("activation"),
         PADDING,
         several("dropout", "feedforward_dropout", "embedding_dropout"),
+        CLASSES,
     ),
     defaults={
         "activation": "gelu",
@@ -438,7 +466,7 @@ _DISTILBERT = Family(
         "sinusoidal_pos_embds": TRAINING,  # how the table of positions starts
         "tie_weights_": EXECUTION,
         "qa_dropout": CLASSIFIER,
-        "seq_classif_dropout": CLASSIFIER,
+        "seq_classif_dropout": CLASSIFIER_DROPOUT,
     },
     aliases={
         "hidden_size": "dim",
@@ -461,6 +489,8 @@ _DISTILBERT = Family(
         "masked_lm_head.dense": "vocab_transform",
         "masked_lm_head.norm": "vocab_layer_norm",
         "logits": "vocab_projector",
+        "pooler.dense": "pre_classifier",
+        "classifier.logits": "classifier",
     },
     tied=(("embeddings.word_embeddings.weight", "vocab_projector.weight"),),
     unread=_POSITION_IDS,

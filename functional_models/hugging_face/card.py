@@ -25,7 +25,9 @@ def model_card(model: TextModel, family: Family, license: str | None) -> str:
     """Return the card as Markdown, with the metadata that the hub reads."""
     spec = model.spec
     auto = _AUTO_CLASSES[spec.kind]
-    if spec.kind == "encoder_only" and not spec.masked_lm_head:
+    if spec.classes:
+        auto = "AutoModelForSequenceClassification"
+    elif spec.kind == "encoder_only" and not spec.masked_lm_head:
         auto = "AutoModel"
     metadata = ["library_name: transformers", *([f"license: {license}"] if license else [])]
     sections = [

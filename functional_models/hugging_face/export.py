@@ -41,6 +41,9 @@ _MOST_SKIPPED = 8
 _HEAD = re.compile(r"logits|masked_lm_head\..*")
 """Layers whose tensors have no prefix."""
 
+_CLASSIFIER = re.compile(r"(pre_)?classifier\.")
+"""Start of the names of other tensors without a prefix."""
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -56,7 +59,8 @@ def to_hugging_face(
 
     The folder has `config.json`, `model.safetensors`, a model card, `README.md`, and
     `tokenizer.json`, if a tokenizer of Hugging Face has the ids of the model's. Load it with
-    `AutoModelForCausalLM`, `AutoModelForSeq2SeqLM` or `AutoModelForMaskedLM`, and `AutoTokenizer`.
+    `AutoModelForCausalLM`, `AutoModelForSeq2SeqLM`, `AutoModelForMaskedLM` or
+    `AutoModelForSequenceClassification`, and `AutoTokenizer`.
 
     Args:
         model: A text model whose spec a class of Hugging Face implements.
@@ -199,9 +203,10 @@ def model_tensors(
     tensors: Arrays = {}
     parts: dict[str, list[tuple[Place, np.ndarray]]] = {}
     for layer in model.layers:
-        prefix = "" if _HEAD.fullmatch(layer.name) else family.prefix
+        is_head = _HEAD.fullmatch(layer.name)
         for variable in layer.weights:
             for name, array, place in _stored(layer.name, variable, layers, spec):
+                prefix = "" if is_head or _CLASSIFIER.match(name) else family.prefix
                 if place is not None and place.part is not None:
                     parts.setdefault(prefix + name, []).append((place, array))
                 elif not np.array_equal(tensors.setdefault(prefix + name, array), array):

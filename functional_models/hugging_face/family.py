@@ -168,7 +168,7 @@ class Family:
         """
         config = self._renamed(config)
         self._check_keys(config)
-        given = self._completed(config)
+        given = {**self._completed(config), "architectures": [head]}
         if missing := sorted(self.used - given.keys()):
             raise ValueError(
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; "

@@ -7,13 +7,14 @@ from typing import Any
 
 GENERATION = "a setting of `generate`, which is given to `generate` here"
 SPECIAL_TOKEN = "a token that the tokenizer or generation uses, not the model"
-LABELS = "about the labels of a classifier, and classifiers are refused"
+LABELS = "about the labels of a classifier; where one is read, `id2label` names its classes"
 ORIGIN = "says where the model comes from, or what wrote it"
 RETURNS = "chooses what PyTorch returns"
 TRAINING = "of training only, or of new weights"
 EXECUTION = "chooses how the same numbers are computed or stored"
 NOT_READ = "not read by transformers"
-CLASSIFIER = "of the head of a classifier, and classifiers are refused"
+CLASSIFIER = "of the head of a classifier or of another model that is refused"
+CLASSIFIER_DROPOUT = "dropout before the classes, of training only: a spec has one `dropout`"
 
 SUMMARY: Mapping[str, str] = dict.fromkeys(
     (

@@ -41,7 +41,8 @@ def usage_command(folder: str | Path, corpus: Corpus, kind: str | None = None) -
     if isinstance(corpus, TextCorpus):
         return f'{program} generate {where} "The "'
     source = (corpus.test or corpus.train)[0][0]
-    command = "classify" if kind == "encoder_only" else "translate"
+    commands = {"encoder_only": "classify", "decoder_only": "generate"}
+    command = commands.get(kind or "", "translate")
     return f"{program} {command} {where} {shlex.quote(source)}"
 
 

@@ -33,6 +33,9 @@ DISTILBERT = {
     "max_position_embeddings": 17,
 }
 
+LABELS = {"id2label": {0: "bad", 1: "so so", 2: "good"}}
+LABELS["label2id"] = {name: number for number, name in LABELS["id2label"].items()}
+
 CASES: Cases = {
     "bert": ("BertForMaskedLM", BERT),
     "bert_base": ("BertModel", {**BERT, "hidden_act": "relu", "pad_token_id": 5}),
@@ -55,6 +58,16 @@ CASES: Cases = {
         "AlbertForMaskedLM",
         {**BERT, "embedding_size": 11, "num_hidden_groups": 2, "tie_word_embeddings": False},
     ),
+    "bert_classes": ("BertForSequenceClassification", {**BERT, **LABELS}),
+    "roberta_classes": ("RobertaForSequenceClassification", {**ROBERTA, **LABELS}),
+    "xlm_roberta_classes": ("XLMRobertaForSequenceClassification", {**ROBERTA, **LABELS}),
+    "camembert_classes": ("CamembertForSequenceClassification", {**ROBERTA, "num_labels": 5}),
+    "distilbert_classes": ("DistilBertForSequenceClassification", {**DISTILBERT, **LABELS}),
+    "electra_classes": (
+        "ElectraForSequenceClassification",
+        {**BERT, **LABELS, "embedding_size": 11, "problem_type": "single_label_classification"},
+    ),
+    "albert_classes": ("AlbertForSequenceClassification", {**BERT, "embedding_size": 11}),
     "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
     "modernbert_base": (
         "ModernBertModel",

@@ -28,6 +28,7 @@ from cases import CASES
 from config_changes import Change, changes_of
 from make_golden import (
     CLOSE,
+    OF_TEXTS,
     make_inputs,
     make_model,
     outputs_of,
@@ -66,7 +67,7 @@ class Peer:
 
     def real(self, key: str) -> np.ndarray:
         """Return an output without padding."""
-        return self.outputs[key] if key == "pooled" else self.outputs[key][self.inputs["real"]]
+        return self.outputs[key] if key in OF_TEXTS else self.outputs[key][self.inputs["real"]]
 
     def computes_the_same_as(self, other: "Peer") -> bool:
         ours, theirs = self.model.state_dict(), other.model.state_dict()
@@ -192,7 +193,7 @@ class Sweep:
             raise LookupError(f"no {', '.join(missing)}")
         real = peer.inputs["real"]
         return max(
-            relative_error(found[key] if key == "pooled" else found[key][real], peer.real(key))
+            relative_error(found[key] if key in OF_TEXTS else found[key][real], peer.real(key))
             for key in peer.outputs
         )
 
