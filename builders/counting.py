@@ -209,8 +209,9 @@ def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:
     positions *= stacks
     for stack in spec.stacks:
         blocks = spec.blocks(stack)
-        if any(b.positions == "relative" and b.mixer == "attention" for b in blocks):
-            positions += spec.relative_buckets * spec.num_heads
+        biased = [b.positions == "relative" and b.mixer == "attention" for b in blocks]
+        tables = sum(biased[: spec.distinct_blocks]) if spec.relative_by_block else any(biased)
+        positions += tables * spec.relative_buckets * spec.num_heads
     norms = stacks * spec.final_norm * _norm(spec, d)
     norms += (stacks * spec.embedding_norm + spec.masked_lm_head) * _norm(spec, width)
     return {

@@ -227,6 +227,11 @@ class Positions:
     relative_max_distance: int = positive_int(
         "distance from which on all keys share the last bucket.", default=128, most=MOST_POSITIONS
     )
+    relative_by_block: bool = flag(
+        "each block has its own biases of distance buckets (Chung et al. 2023, UniMax, umT5), and "
+        "not all blocks of a stack the same.",
+        default=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -83,6 +83,7 @@ BAD_VALUES = [
     ("value_dim", 5, "7 where latent_dim=None"),
     ("relative_buckets", 0, "positive int"),
     ("relative_max_distance", 12.0, "positive int"),
+    ("relative_by_block", 1, "True or False"),
     ("activation", "swish", "silu"),
     ("feedforward_bias", None, "True or False"),
     ("attention", "flash", "graph, layer"),

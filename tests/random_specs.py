@@ -50,6 +50,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "embedding_dim": draw(st.none() | st.integers(3, 29)),
         "intermediate_dim": draw(st.none() | st.integers(3, 29)),
         "max_sequence_length": draw(st.integers(SOURCE_LENGTH, 29)),
+        "relative_by_block": draw(flag),
         "norm_placement": draw(shipped("norm_placement")),
         "norm": draw(shipped("norm")),
         # A norm over a few nearly equal channels divides by almost zero, and Keras computes the

@@ -172,7 +172,7 @@ def encoder_block(
     Keys (b, 1, s) are those that are not padding; values are those of the blocks before.
     """
     mask = visible_keys(spec, keys, causal=False)
-    bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False)
+    bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False, block=index)
     feed = mixture if spec["num_experts"] else feedforward
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values),
@@ -223,7 +223,8 @@ def decoder_block(
     length = x.shape[1]
     bias = None
     if spec["mixer"] == "attention":
-        bias = score_bias(spec, weights, "decoder", length, causal=not spec["prefix_lm"])
+        causal = not spec["prefix_lm"]
+        bias = score_bias(spec, weights, "decoder", length, causal, block=index)
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values)
     }

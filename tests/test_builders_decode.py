@@ -61,6 +61,13 @@ CHANGES: dict[str, dict[str, Any]] = {
         "attention_window": 3,
         "block_overrides": ({}, {"attention_window": None}),
     },
+    "a translator whose blocks have their own relative buckets": {
+        **TRANSLATOR,
+        **RELATIVE,
+        "num_layers": 2,
+        "relative_by_block": True,
+        "block_overrides": ({"attention_window": 3}, {}),
+    },
     "latents": {**LATENTS, "positions": "rotary", "query_latent_dim": 9, "attention_scale": 0.2},
     "latents with a window and relative buckets": {
         **LATENTS,

@@ -72,6 +72,7 @@ ALL_FIELDS: dict[str, Sequence[Any]] = {
     "rotary_magnitude": (None, 0.8),
     "relative_buckets": (12, 20),
     "relative_max_distance": (13, 17),
+    "relative_by_block": (False, True),
     "norm": ("layer", "rms", "unit"),
     "norm_bias": (None, False),
     "norm_offset": (False, True),

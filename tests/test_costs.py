@@ -47,6 +47,11 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "window longer than the sequence": {"attention_window": 13},
     "relative positions": {"positions": "relative", "relative_buckets": 8},
+    "relative positions by block": {
+        "positions": "relative",
+        "relative_buckets": 8,
+        "relative_by_block": True,
+    },
     "ALiBi": {"positions": "alibi", **GROUPED},
     "parallel sublayers": {"norm_placement": "parallel", "norm": "rms", "qk_norm": True},
     "narrow embeddings": {"embedding_dim": 11},

@@ -321,6 +321,7 @@ def test_the_gelu_of_the_first_gemma_is_the_approximation() -> None:
             "partial_rotary_factor=0.5: must be 1, or absent",
         ),
         ("t5", {"scale_decoder_outputs": None}, "scale_decoder_outputs=None: must have a value"),
+        ("umt5", {"is_gated_act": None}, "is_gated_act=None: must have a value, or be absent"),
         ("gpt_neox", {"rotary_pct": 0.5, "partial_rotary_factor": 1.0}, "=1.0 and rotary_pct=0.5"),
         ("modernbert", {"local_rope_theta": None}, "local_rope_theta=None: must have a value"),
     ],

@@ -132,6 +132,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "rotary_long_factors": draw(factors),
         "relative_buckets": 4 * draw(st.integers(1, 9)),
         "relative_max_distance": draw(st.integers(19, 997)),
+        "relative_by_block": draw(st.booleans()),
         "activation": draw(st.sampled_from(ACTIVATIONS)),
         "attention": "graph",
         "attention_window": attention_window,

@@ -260,8 +260,8 @@ class Family:
         for key in self.never_null:
             if key in config and config[key] is None:
                 raise ValueError(
-                    f"{key}=None: must have a value, or be absent; versions of transformers "
-                    "disagree on what null means"
+                    f"{key}=None: must have a value, or be absent; null means something else "
+                    "than that, in some version of transformers"
                 )
         known = {*self.used, *required, *self.silent, *SILENT, "model_type", "architectures"}
         if unknown := [key for key in config if key not in known]:
