@@ -304,6 +304,12 @@ class Attention:
         default=False,
         by_block=True,
     )
+    attention_gate: bool = flag(
+        "multiply what each head reads by the sigmoid of a projection of the token, before the "
+        'output projection (Qiu et al. 2025, "Gated Attention for Large Language Models"; '
+        "Qwen3-Next). The projection has a bias with `attention_bias`.",
+        default=False,
+    )
     qk_norm: bool = flag(
         "a norm of every query and key (Henry et al. 2020; Qwen 3).", default=False, by_block=True
     )

@@ -144,6 +144,7 @@ BAD_VALUES = [
     ("attention_temperature", -0.1, "at least 0"),
     ("attention_temperature_floor", 0, "positive int"),
     ("attention_sinks", 1, "True or False"),
+    ("attention_gate", 1, "True or False"),
     ("qk_norm_gain", 1, "True or False"),
     ("qk_norm_after_rotary", None, "True or False"),
     ("qk_norm", 1, "True or False"),

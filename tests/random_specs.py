@@ -329,6 +329,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": None,
         "attention_soft_cap": None,
         "attention_sinks": False,
+        "attention_gate": False,
         "attention_temperature": 0.0,
         "attention_temperature_floor": draw(st.integers(1, 5)),
         "qk_norm": False,
@@ -347,6 +348,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": draw(positive),
         "attention_soft_cap": draw(positive),
         "attention_sinks": draw(st.booleans()),
+        "attention_gate": draw(st.booleans()),
     }
     if draw(st.integers(0, 3)) == 0:  # latents, whose norms need some channels too
         even = draw(st.integers(1, (width - 1) // 2))

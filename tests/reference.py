@@ -28,6 +28,7 @@ imports neither Keras nor this project, so that the two implementations share no
 * Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Meta 2025, Llama 4 (chunks, temperatures, norms of rotated queries and keys, scaled inputs).
+* Qiu et al. 2025, "Gated Attention for Large Language Models".
 * OpenAI 2025, gpt-oss (sinks of attention, clamped GLU, YaRN without rounding).
 * Dong et al. 2019, "UniLM", figure 1; Raffel et al. 2020, section 3.2.1 (prefixes).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).

@@ -75,6 +75,10 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
                     norm(f"{name}.{role}_norm", heads * h if own["qk_norm_heads"] == "joint" else h)
         if own["attention_sinks"]:
             shapes[f"{name}.sinks.logits"] = (n,)
+        if own["attention_gate"]:
+            shapes[f"{name}.output_gate.kernel"] = (d, n, own["value_dim"])
+            if full["attention_bias"]:
+                shapes[f"{name}.output_gate.bias"] = (n, own["value_dim"])
         shapes[f"{name}.output.kernel"] = (n, own["value_dim"], d)
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
@@ -269,7 +273,8 @@ def block_parameters(own: dict, attentions: int) -> int:
     if own["latent_dim"] is not None:
         attn = latent_parameters(own, per_channel) + own["num_heads"] * own["value_dim"] * d
         attn += d if own["attention_output_bias"] else 0
-    attn += sinks
+    gate = own["num_heads"] * own["value_dim"] * (d + own["attention_bias"])
+    attn += sinks + gate * own["attention_gate"]
     if own["mixer"] == "gated_delta":
         keys = own["delta_key_heads"] * own["delta_key_dim"]
         values = own["delta_value_heads"] * own["delta_value_dim"]

@@ -76,6 +76,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "attention_soft_cap": 1.5,
     },
     "translator with latents": {**TRANSLATOR, **LATENTS, "positions": "rotary", "norm": "rms"},
+    "gated attention of a translator": {**TRANSLATOR, **GROUPED, "attention_gate": True},
+    "gated attention to latents": {**LATENTS, "positions": "rotary", "attention_gate": True},
     "Keras layer": {"attention": "layer"},
     "translator with the Keras layer": {**TRANSLATOR, "attention": "layer"},
     "Keras layer with a window": {"attention": "layer", "attention_window": 3},

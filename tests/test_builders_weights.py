@@ -69,7 +69,7 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     {"positions": "relative", "relative_buckets": 12, "relative_max_distance": 13},
     {"positions": "relative", "relative_buckets": 12, "relative_max_distance": 13}
     | {"relative_by_block": True, "num_layers": 3, "distinct_blocks": 2},
-    {"positions": "rotary", "rotary_dim": 6},
+    {"positions": "rotary", "rotary_dim": 6, "attention_gate": True},
     {"positions": "alibi", "num_heads": 3, "head_dim": 5},
     LATENTS,
     {**SMALL_LATENTS, "norm": "rms", "attention_bias": False},

@@ -47,6 +47,12 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "window longer than the sequence": {"attention_window": 13},
     "relative positions": {"positions": "relative", "relative_buckets": 8},
+    "gated attention": {"attention_gate": True, **GROUPED},
+    "gated attention of a translator with latents": {
+        **TRANSLATOR,
+        **LATENTS,
+        "attention_gate": True,
+    },
     "relative positions by block": {
         "positions": "relative",
         "relative_buckets": 8,

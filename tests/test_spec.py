@@ -99,6 +99,7 @@ def field_values(draw: st.DrawFn) -> dict[str, Any]:
         "norm_offset": norm == "rms" and norm_gain and draw(st.booleans()),
         "embedding_norm": draw(st.booleans()),
         "attention_sinks": draw(st.booleans()),
+        "attention_gate": draw(st.booleans()),
         "attention_temperature": 0.0 if latents else draw(st.floats(0, 1e3)),
         "attention_temperature_floor": draw(size),
         "qk_norm_gain": None,

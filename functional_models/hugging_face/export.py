@@ -19,7 +19,14 @@ from functional_models.conversion.matching import differences
 from functional_models.folders import check_content, make_folder
 from functional_models.hugging_face.card import model_card
 from functional_models.hugging_face.convert import CONFIG, FAMILIES
-from functional_models.hugging_face.family import Computed, Family, Layers, OfExperts, Place
+from functional_models.hugging_face.family import (
+    Computed,
+    Family,
+    Layers,
+    OfExperts,
+    Place,
+    place_of,
+)
 from functional_models.hugging_face.tokenizers_export import (
     Files,
     generation_config,
@@ -211,7 +218,7 @@ def _stored(
 
     value = keras.ops.convert_to_numpy(variable.value)
     number = re.search(r"block_(\d+)", layer)
-    place = layers.get(re.sub(r"block_\d+", "block_{i}", layer))
+    place = place_of(layers, layer)
     if place is None:
         raise ValueError(f"there is no place for the weights of {layer}")
     if isinstance(place, Computed):
@@ -290,6 +297,8 @@ def _joined(parts: list[tuple[Place, np.ndarray]], spec: TransformerSpec) -> np.
         whole[own] = array
     if place.by_head:
         return whole.reshape(-1, spec.head_dim)
+    if place.by_channel:
+        return whole[:, None]
     return _as_stored(whole, place)
 
 
