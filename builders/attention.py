@@ -64,6 +64,8 @@ def graph_attention(
     spec = scope.spec
     wire = values_of_heads if spec.latent_dim is None else values_of_latents
     values = wire(scope, x, memory, context)  # (b, t, n, u), u being value_dim
+    if spec.attention_gate:
+        values = gated(scope, x, values)
     fan_in = spec.num_heads * spec.value_dim
     # Heads are `i` and their channels `j` here: JAX contracts axes in alphabetical order, and would
     # transpose both operands to contract `h` before `n`.
@@ -75,6 +77,14 @@ def graph_attention(
         bias_axes="d" if spec.attention_output_bias else None,
         **kernel_options(scope, "output", fan_in=fan_in, fan_out=spec.hidden_dim, unit_axis=2),
     )(values)
+
+
+def gated(scope: LayerScope, x: Tensor, values: Tensor) -> Tensor:
+    """Wire what heads read, (b, t, n, u), times the sigmoid of a projection of x (b, t, d)."""
+    spec = scope.spec
+    gate = to_heads(scope, "output_gate", x, spec.num_heads, spec.value_dim, spec.attention_bias)
+    gate = scope.layer("output_gate_sigmoid", keras.layers.Activation, "sigmoid")(gate)
+    return scope.layer("gated_values", keras.layers.Multiply)([values, gate])
 
 
 def values_of_heads(

@@ -167,6 +167,7 @@ def check_attention_layer(spec: SpecFields) -> None:
         "attention_scale": None,
         "attention_soft_cap": None,
         "attention_sinks": False,
+        "attention_gate": False,
         "attention_temperature": 0,
         "qk_norm": False,
         "value_residual": False,

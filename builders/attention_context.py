@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from builders.attention_layers import MixedValue
@@ -151,9 +151,23 @@ def _by_block(
         kind = Reach.of(block), block.positions
         if kind not in contexts:
             mask, keys = masks[Reach.of(block)]
-            bias = position_scheme(block).bias(scope, positions, keys, causal)
+            bias = None
+            if not has_own_bias(block):
+                bias = position_scheme(block).bias(scope, positions, keys, causal)
             slots = None if cache is None else cache.slots(Reach.of(block))
             contexts[kind] = AttentionContext(
                 mask, positions, bias, cache, values, real, slots, starts
             )
-    return [contexts[Reach.of(block), block.positions] for block in blocks]
+    found = [contexts[Reach.of(block), block.positions] for block in blocks]
+    for index, block in enumerate(blocks):
+        if has_own_bias(block):
+            part = scope.block(index).within("self_attention")
+            keys = masks[Reach.of(block)][1]
+            bias = position_scheme(block).bias(part, positions, keys, causal)
+            found[index] = replace(found[index], bias=bias)
+    return found
+
+
+def has_own_bias(spec: TransformerSpec) -> bool:
+    """Return whether a block with this spec has a table of biases that its stack does not share."""
+    return spec.positions == "relative" and spec.relative_by_block

@@ -35,10 +35,10 @@ class FlopCounts(dict[str, int]):
     """Floating-point operations of one row, by component.
 
     Components: for each attention, such as `decoder.self_attention`, its `.projections` (latents,
-    query, key, value and output), `.scores` and `.weighted_values`, and the `.memory` of a Gated
-    DeltaNet; `decoder.feedforward` and `encoder.feedforward`; `logits`; and where the model has
-    them `pooler`, `masked_lm_head`, `classifier`, `decoder.merges` and `encoder.merges`, the gates
-    of highways and the weights of hyper-connections, and `decoder.embedding` and
+    query, key, value, gate and output), `.scores` and `.weighted_values`, and the `.memory` of a
+    Gated DeltaNet; `decoder.feedforward` and `encoder.feedforward`; `logits`; and where the model
+    has them `pooler`, `masked_lm_head`, `classifier`, `decoder.merges` and `encoder.merges`, the
+    gates of highways and the weights of hyper-connections, and `decoder.embedding` and
     `encoder.embedding`, the projections of embeddings whose width is not d. All blocks of a stack
     are counted together.
     """
@@ -355,13 +355,15 @@ def _attention(
 def _projections(spec: TransformerSpec, queries: int, keys: int, cached: bool) -> int:
     """Count projections to n heads (queries, outputs) and to k heads (keys, values)."""
     d, n, h = spec.hidden_dim, spec.num_heads, spec.head_dim
+    gates = 2 * queries * d * n * spec.value_dim * spec.attention_gate
     if spec.latent_dim is None:
-        return 2 * d * h * (queries * 2 * n + keys * 2 * spec.num_key_value_heads)
+        return gates + 2 * d * h * (queries * 2 * n + keys * 2 * spec.num_key_value_heads)
     of_latent = spec.latent_dim * n * (h - spec.rotary_dim + spec.value_dim)
     width = spec.query_latent_dim or 0
     of_query = d * width + (width or d) * n * h + n * spec.value_dim * d
     of_key = d * (spec.latent_dim + spec.rotary_dim)
-    return 2 * (queries * of_query + keys * of_key + (queries if cached else keys) * of_latent)
+    of_latents = (queries if cached else keys) * of_latent
+    return gates + 2 * (queries * of_query + keys * of_key + of_latents)
 
 
 def _feedforward(spec: TransformerSpec, tokens: int) -> int:

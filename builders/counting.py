@@ -25,8 +25,8 @@ class ParameterCounts(dict[str, int]):
 
     Components: `embeddings` (of tokens and segments), `positions`, `attention.latents` (from the
     token to latents and shared keys), `attention.query`, `attention.key`, `attention.value`,
-    `attention.output`, `attention.sinks`, `attention.gates` (decays, corrections, output gates and
-    convolutions of a Gated DeltaNet), `feedforward`, `norms` (also those of queries, keys and
+    `attention.output`, `attention.sinks`, `attention.gates` (of outputs; also decays, corrections
+    and convolutions of a Gated DeltaNet), `feedforward`, `norms` (also those of queries, keys and
     latents), `merges` (also those across blocks) and `output` (pooler, heads of masked tokens and
     of classes, and the logits' own kernel and bias; not a tied table).
     """
@@ -105,6 +105,8 @@ def _in_block(spec: TransformerSpec, attentions: int, active: bool) -> dict[str,
     }.get(spec.merge, 0)
     mixed = {f"attention.{role}": attentions * n for role, n in _attention(spec).items()}
     mixed["attention.sinks"] = attentions * spec.num_heads * spec.attention_sinks
+    gate = spec.num_heads * spec.value_dim * (d + spec.attention_bias)
+    mixed["attention.gates"] = attentions * gate * spec.attention_gate
     if spec.mixer == "gated_delta":
         mixed, norms_within = _gated_delta(spec), spec.delta_value_dim
     return {
@@ -209,8 +211,9 @@ def _outside_of_blocks(spec: TransformerSpec) -> dict[str, int]:
     positions *= stacks
     for stack in spec.stacks:
         blocks = spec.blocks(stack)
-        if any(b.positions == "relative" and b.mixer == "attention" for b in blocks):
-            positions += spec.relative_buckets * spec.num_heads
+        biased = [b.positions == "relative" and b.mixer == "attention" for b in blocks]
+        tables = sum(biased[: spec.distinct_blocks]) if spec.relative_by_block else any(biased)
+        positions += tables * spec.relative_buckets * spec.num_heads
     norms = stacks * spec.final_norm * _norm(spec, d)
     norms += (stacks * spec.embedding_norm + spec.masked_lm_head) * _norm(spec, width)
     return {

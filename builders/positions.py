@@ -5,8 +5,9 @@ Positions can be encoded in four places. A scheme overrides the method of one:
 * `embed` adds to the token embeddings: x (b, t, d), positions int (1 or b, t) -> (b, t, d);
 * `enter_block` adds to what every block reads, likewise;
 * `rotate` rotates the queries and keys of self-attention: (b, t, n or k, h) -> same;
-* `bias` returns a bias of the scores of self-attention, which all blocks of a stack share:
-  positions of queries (1 or b, t) and of keys (1 or b, s) -> (1 or b, n, t, s), or `None`.
+* `bias` returns a bias of the scores of self-attention, which all blocks of a stack share unless
+  `relative_by_block`: positions of queries (1 or b, t) and of keys (1 or b, s) ->
+  (1 or b, n, t, s), or `None`.
 
 A scheme that computes from the positions it is given works for whole sequences and for decoding,
 where the keys are the slots of a cache.

@@ -227,6 +227,11 @@ class Positions:
     relative_max_distance: int = positive_int(
         "distance from which on all keys share the last bucket.", default=128, most=MOST_POSITIONS
     )
+    relative_by_block: bool = flag(
+        "each block has its own biases of distance buckets (Chung et al. 2023, UniMax, umT5), and "
+        "not all blocks of a stack the same.",
+        default=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -298,6 +303,12 @@ class Attention:
         "2; with a logit of 0, softmax-off-by-one).",
         default=False,
         by_block=True,
+    )
+    attention_gate: bool = flag(
+        "multiply what each head reads by the sigmoid of a projection of the token, before the "
+        'output projection (Qiu et al. 2025, "Gated Attention for Large Language Models"; '
+        "Qwen3-Next). The projection has a bias with `attention_bias`.",
+        default=False,
     )
     qk_norm: bool = flag(
         "a norm of every query and key (Henry et al. 2020; Qwen 3).", default=False, by_block=True

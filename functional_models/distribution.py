@@ -21,6 +21,8 @@ _BATCH, _MODEL = "batch", "model"
 _SPLIT: dict[str, tuple[str | None, ...]] = {
     r".*attention\.(attention/)?(rotary_)?(query|key|value)/kernel": (None, _MODEL, None),
     r".*attention\.(attention/)?(rotary_)?(query|key|value)/bias": (_MODEL, None),
+    r".*attention\.output_gate/kernel": (None, _MODEL, None),
+    r".*attention\.output_gate/bias": (_MODEL, None),
     r".*attention\.(output|attention/attention_output)/kernel": (_MODEL, None, None),
     r".*feedforward\.(shared_expert\.)?(up|gate)/kernel": (None, _MODEL),
     r".*feedforward\.(shared_expert\.)?(up|gate)/bias": (_MODEL,),

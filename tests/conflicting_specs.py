@@ -54,6 +54,7 @@ CONFLICTING_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"attention": "layer", "attention_scale": 1.0}, ["attention_scale=1.0", "None"]),
     ({"attention": "layer", "qk_norm": True}, ["qk_norm=True", "False"]),
     ({"attention": "layer", "attention_sinks": True}, ["attention_sinks=True", "False"]),
+    ({"attention": "layer", "attention_gate": True}, ["attention_gate=True", "False"]),
     ({"attention": "layer", "attention_temperature": 0.1}, ["attention_temperature=0.1", "0 "]),
     (
         {"attention_chunk": 5, "attention_window": 3},

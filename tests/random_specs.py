@@ -50,6 +50,7 @@ def field_values(draw: st.DrawFn, kinds: tuple[str, ...] = ALL_KINDS) -> dict[st
         "embedding_dim": draw(st.none() | st.integers(3, 29)),
         "intermediate_dim": draw(st.none() | st.integers(3, 29)),
         "max_sequence_length": draw(st.integers(SOURCE_LENGTH, 29)),
+        "relative_by_block": draw(flag),
         "norm_placement": draw(shipped("norm_placement")),
         "norm": draw(shipped("norm")),
         # A norm over a few nearly equal channels divides by almost zero, and Keras computes the
@@ -329,6 +330,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": None,
         "attention_soft_cap": None,
         "attention_sinks": False,
+        "attention_gate": False,
         "attention_temperature": 0.0,
         "attention_temperature_floor": draw(st.integers(1, 5)),
         "qk_norm": False,
@@ -347,6 +349,7 @@ def heads(draw: st.DrawFn, positions: str, attention: str) -> dict[str, Any]:
         "attention_scale": draw(positive),
         "attention_soft_cap": draw(positive),
         "attention_sinks": draw(st.booleans()),
+        "attention_gate": draw(st.booleans()),
     }
     if draw(st.integers(0, 3)) == 0:  # latents, whose norms need some channels too
         even = draw(st.integers(1, (width - 1) // 2))

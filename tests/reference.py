@@ -28,6 +28,7 @@ imports neither Keras nor this project, so that the two implementations share no
 * Shazeer et al. 2017, "Outrageously Large Neural Networks" (experts); Dai et al. 2024,
   "DeepSeekMoE" (shared ones); DeepSeek 2024, "V2" (groups) and "V3" (corrected choices).
 * Meta 2025, Llama 4 (chunks, temperatures, norms of rotated queries and keys, scaled inputs).
+* Qiu et al. 2025, "Gated Attention for Large Language Models".
 * OpenAI 2025, gpt-oss (sinks of attention, clamped GLU, YaRN without rounding).
 * Dong et al. 2019, "UniLM", figure 1; Raffel et al. 2020, section 3.2.1 (prefixes).
 * Hendrycks and Gimpel 2016, "Gaussian Error Linear Units"; So et al. 2021, "Primer" (squared ReLU).
@@ -172,7 +173,7 @@ def encoder_block(
     Keys (b, 1, s) are those that are not padding; values are those of the blocks before.
     """
     mask = visible_keys(spec, keys, causal=False)
-    bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False)
+    bias = score_bias(spec, weights, "encoder", x.shape[1], causal=False, block=index)
     feed = mixture if spec["num_experts"] else feedforward
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values),
@@ -223,7 +224,8 @@ def decoder_block(
     length = x.shape[1]
     bias = None
     if spec["mixer"] == "attention":
-        bias = score_bias(spec, weights, "decoder", length, causal=not spec["prefix_lm"])
+        causal = not spec["prefix_lm"]
+        bias = score_bias(spec, weights, "decoder", length, causal, block=index)
     sublayers = {
         "self_attention": lambda at, y: attention(spec, weights, at, y, y, mask, bias, values)
     }

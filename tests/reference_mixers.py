@@ -111,6 +111,10 @@ def attention(
     else:
         shares = softmax(scores)
     mixed = np.einsum("bnts,bsnh->btnh", shares, value)
+    if spec["attention_gate"]:
+        gate = np.tensordot(x, weights[f"{name}.output_gate.kernel"], axes=1)
+        gate = gate + weights[f"{name}.output_gate.bias"] if spec["attention_bias"] else gate
+        mixed = mixed * sigmoid(gate)
     output = np.einsum("btnh,nhd->btd", mixed, weights[f"{name}.output.kernel"])
     return output + weights[f"{name}.output.bias"] if spec["attention_output_bias"] else output
 

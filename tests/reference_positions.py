@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from reference_spec import Weights
+from reference_streams import owner
 
 
 def sinusoidal_positions(length: int, d: int) -> np.ndarray:
@@ -121,9 +122,11 @@ def t5_bucket(spec: dict, ahead: int, causal: bool) -> int:
 
 
 def score_bias(
-    spec: dict, weights: Weights, side: str, length: int, causal: bool
+    spec: dict, weights: Weights, side: str, length: int, causal: bool, block: int = 0
 ) -> np.ndarray | float:
-    """Return the position bias of the self-attention scores, (n, t, t)."""
+    """Return the position bias of the self-attention scores of a block, (n, t, t)."""
+    if spec["relative_by_block"]:
+        side = f"{side}.block_{owner(spec, block)}.self_attention"
     bias = np.zeros((spec["num_heads"], length, length))
     for query in range(length):
         for key in range(length):

@@ -75,6 +75,10 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
                     norm(f"{name}.{role}_norm", heads * h if own["qk_norm_heads"] == "joint" else h)
         if own["attention_sinks"]:
             shapes[f"{name}.sinks.logits"] = (n,)
+        if own["attention_gate"]:
+            shapes[f"{name}.output_gate.kernel"] = (d, n, own["value_dim"])
+            if full["attention_bias"]:
+                shapes[f"{name}.output_gate.bias"] = (n, own["value_dim"])
         shapes[f"{name}.output.kernel"] = (n, own["value_dim"], d)
         if full["attention_output_bias"]:
             shapes[f"{name}.output.bias"] = (d,)
@@ -146,8 +150,11 @@ def weight_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         if full["positions"] == "learned":
             shapes[f"{side}.position_embedding.embeddings"] = (full["max_sequence_length"], width)
         blocks = [of_block(full, index) for index in range(layers)]
-        if any(own["positions"] == "relative" and own["mixer"] == "attention" for own in blocks):
-            shapes[f"{side}.relative_position_bias.embeddings"] = (full["relative_buckets"], n)
+        for index, own in enumerate(blocks):
+            if own["positions"] == "relative" and own["mixer"] == "attention":
+                at = f".block_{owner(full, index)}.self_attention" * full["relative_by_block"]
+                table = f"{side}{at}.relative_position_bias.embeddings"
+                shapes[table] = (full["relative_buckets"], n)
         if full["embedding_norm"]:
             norm(f"{side}.embedding_norm", width)
         for place in range(layers):  # blocks that share weights have the same names
@@ -207,9 +214,10 @@ def parameter_count(spec: Spec) -> int:
     def stack(layers: int, attentions: int) -> int:
         blocks = [of_block(full, index) for index in range(layers)]
         positions = full["max_sequence_length"] * width if full["positions"] == "learned" else 0
-        if any(own["positions"] == "relative" and own["mixer"] == "attention" for own in blocks):
-            positions += full["relative_buckets"] * full["num_heads"]
         owners = blocks[: full["distinct_blocks"] or layers]
+        biased = [b["positions"] == "relative" and b["mixer"] == "attention" for b in owners]
+        tables = sum(biased) if full["relative_by_block"] else any(biased)
+        positions += tables * full["relative_buckets"] * full["num_heads"]
         within = sum(block_parameters(own, attentions) for own in owners)
         mixed = min(len(owners), layers - 1) if full["value_residual"] else 0
         skips = {"unet": layers // 2, "embedding": 2 * layers}.get(full["block_skips"], 0)
@@ -265,7 +273,8 @@ def block_parameters(own: dict, attentions: int) -> int:
     if own["latent_dim"] is not None:
         attn = latent_parameters(own, per_channel) + own["num_heads"] * own["value_dim"] * d
         attn += d if own["attention_output_bias"] else 0
-    attn += sinks
+    gate = own["num_heads"] * own["value_dim"] * (d + own["attention_bias"])
+    attn += sinks + gate * own["attention_gate"]
     if own["mixer"] == "gated_delta":
         keys = own["delta_key_heads"] * own["delta_key_dim"]
         values = own["delta_value_heads"] * own["delta_value_dim"]

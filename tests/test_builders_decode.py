@@ -61,6 +61,13 @@ CHANGES: dict[str, dict[str, Any]] = {
         "attention_window": 3,
         "block_overrides": ({}, {"attention_window": None}),
     },
+    "a translator whose blocks have their own relative buckets": {
+        **TRANSLATOR,
+        **RELATIVE,
+        "num_layers": 2,
+        "relative_by_block": True,
+        "block_overrides": ({"attention_window": 3}, {}),
+    },
     "latents": {**LATENTS, "positions": "rotary", "query_latent_dim": 9, "attention_scale": 0.2},
     "latents with a window and relative buckets": {
         **LATENTS,
@@ -69,6 +76,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "attention_soft_cap": 1.5,
     },
     "translator with latents": {**TRANSLATOR, **LATENTS, "positions": "rotary", "norm": "rms"},
+    "gated attention of a translator": {**TRANSLATOR, **GROUPED, "attention_gate": True},
+    "gated attention to latents": {**LATENTS, "positions": "rotary", "attention_gate": True},
     "Keras layer": {"attention": "layer"},
     "translator with the Keras layer": {**TRANSLATOR, "attention": "layer"},
     "Keras layer with a window": {"attention": "layer", "attention_window": 3},

@@ -59,6 +59,7 @@ MIXED: dict[str, dict[str, Any]] = {
         "rotary_long_factors": (2.0, 7.0),
         "query_latent_dim": 9,
         "attention_sinks": True,
+        "attention_gate": True,
         "feedforward": "clamped_glu",
         "glu_limit": 1.3,
         "num_experts": 6,

@@ -67,7 +67,9 @@ SPEC_CHANGES: list[dict[str, Any]] = [
     {"num_layers": 5, "block_skips": "unet", "value_residual": True},
     {"num_layers": 5, "block_skips": "embedding", "distinct_blocks": 2, "value_residual": True},
     {"positions": "relative", "relative_buckets": 12, "relative_max_distance": 13},
-    {"positions": "rotary", "rotary_dim": 6},
+    {"positions": "relative", "relative_buckets": 12, "relative_max_distance": 13}
+    | {"relative_by_block": True, "num_layers": 3, "distinct_blocks": 2},
+    {"positions": "rotary", "rotary_dim": 6, "attention_gate": True},
     {"positions": "alibi", "num_heads": 3, "head_dim": 5},
     LATENTS,
     {**SMALL_LATENTS, "norm": "rms", "attention_bias": False},

@@ -47,6 +47,17 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "window longer than the sequence": {"attention_window": 13},
     "relative positions": {"positions": "relative", "relative_buckets": 8},
+    "gated attention": {"attention_gate": True, **GROUPED},
+    "gated attention of a translator with latents": {
+        **TRANSLATOR,
+        **LATENTS,
+        "attention_gate": True,
+    },
+    "relative positions by block": {
+        "positions": "relative",
+        "relative_buckets": 8,
+        "relative_by_block": True,
+    },
     "ALiBi": {"positions": "alibi", **GROUPED},
     "parallel sublayers": {"norm_placement": "parallel", "norm": "rms", "qk_norm": True},
     "narrow embeddings": {"embedding_dim": 11},

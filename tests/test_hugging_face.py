@@ -117,7 +117,8 @@ def other_value(key: str, config: dict[str, Any]) -> Any:
 
 
 WINDOW_KEYS = ("sliding_window", "use_sliding_window", "max_window_layers")
-PERIODS = ("sliding_window_pattern", "no_rope_layer_interval")  # of blocks that are listed
+# Of blocks that are listed.
+PERIODS = ("sliding_window_pattern", "no_rope_layer_interval", "full_attention_interval")
 
 
 def has_effect(key: str, config: dict[str, Any]) -> bool:
@@ -281,6 +282,15 @@ def test_alibi_of_one_position_is_refused() -> None:
         spec_of({**config, "max_seq_len": 1})
 
 
+def test_every_fourth_block_of_qwen3_next_has_attention_where_no_types_are_listed() -> None:
+    config = {k: v for k, v in config_of("qwen3_next").items() if k != "layer_types"}
+    assert spec_of(config) == spec_of(config_of("qwen3_next"))
+    mixers = [block.mixer for block in spec_of(config).blocks("decoder")]
+    assert mixers == ["gated_delta"] * 3 + ["attention"]
+    spec = spec_of({**config, "full_attention_interval": 2})
+    assert [block.mixer for block in spec.blocks("decoder")] == ["gated_delta", "attention"] * 2
+
+
 def test_gpt_oss_needs_its_rotary_settings() -> None:
     config = {k: v for k, v in config_of("gpt_oss").items() if k != "rope_scaling"}
     with pytest.raises(ValueError, match="rope_scaling is missing, for which versions of transf"):
@@ -330,6 +340,12 @@ def test_the_gelu_of_the_first_gemma_is_the_approximation() -> None:
             "partial_rotary_factor=0.5: must be 1, or absent",
         ),
         ("t5", {"scale_decoder_outputs": None}, "scale_decoder_outputs=None: must have a value"),
+        ("umt5", {"is_gated_act": None}, "is_gated_act=None: must have a value, or be absent"),
+        (
+            "qwen3_next",
+            {"layer_types": ["linear_attention", "mamba"] * 2},
+            "layer_types has 'mamba'; allowed: linear_attention, full_attention",
+        ),
         ("gpt_neox", {"rotary_pct": 0.5, "partial_rotary_factor": 1.0}, "=1.0 and rotary_pct=0.5"),
         ("modernbert", {"local_rope_theta": None}, "local_rope_theta=None: must have a value"),
     ],

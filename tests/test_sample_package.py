@@ -145,7 +145,9 @@ def test_broken_entry_points_are_reported_and_skipped(used: Path) -> None:
     assert "left out: ModuleNotFoundError: No module named 'broken_package'" in components
 
 
-def kerple_bias(spec: dict, weights: dict, side: str, length: int, causal: bool) -> np.ndarray:
+def kerple_bias(
+    spec: dict, weights: dict, side: str, length: int, causal: bool, block: int = 0
+) -> np.ndarray:
     """Return -r1 log(1 + r2 |m - n|) for each head (Chi et al. 2022, equation 5)."""
     r1, r2 = (weights[f"{side}.log_distance_bias.{name}"] for name in ("height", "rate"))
     bias = np.zeros((spec["num_heads"], length, length))

@@ -35,6 +35,7 @@ from functional_models.hugging_face import (
     modernbert,
     olmo,
     phi3,
+    qwen3_next,
     smollm,
     t5,
 )
@@ -68,6 +69,7 @@ FAMILIES: tuple[Family, ...] = (
     *olmo.FAMILIES,
     *smollm.FAMILIES,
     *experts.FAMILIES,
+    *qwen3_next.FAMILIES,
     *gpt_oss.FAMILIES,
     *llama4.FAMILIES,
     *deepseek.FAMILIES,

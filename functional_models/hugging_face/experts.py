@@ -49,7 +49,7 @@ def expert_kernels(experts: str, names: Mapping[str, str]) -> dict[str, OfExpert
     }
 
 
-def _expert_layers(block: str, gate: str, up: str, down: str, shared: bool = False) -> Layers:
+def expert_layers(block: str, gate: str, up: str, down: str, shared: bool = False) -> Layers:
     """Return the layers of Llama, with a mixture of this name, and these names in an expert."""
     theirs = f"{THEIRS}.{block}"
     found = dict(layers())
@@ -64,15 +64,15 @@ def _expert_layers(block: str, gate: str, up: str, down: str, shared: bool = Fal
     return found
 
 
-_QWEN_LAYERS = ("mlp", "gate_proj", "up_proj", "down_proj")
+QWEN_LAYERS = ("mlp", "gate_proj", "up_proj", "down_proj")
 
-_QWEN_FIELDS = {
+QWEN_FIELDS = {
     **SIZES,
     "moe_intermediate_size": "expert_dim",
     "norm_topk_prob": "renormalize_scores",
 }
 
-_QWEN: dict[str, Any] = {
+QWEN: dict[str, Any] = {
     **DEFAULTS,
     "norm_topk_prob": False,
     "decoder_sparse_step": 1,
@@ -106,7 +106,7 @@ def _written_mixtures(spec: TransformerSpec) -> dict[str, Any]:
     }
 
 
-_MIXTURES = Rule(
+MIXTURES = Rule(
     ("num_experts", "num_experts_per_tok", "decoder_sparse_step"),
     _mixtures,
     _written_mixtures,
@@ -168,7 +168,7 @@ FAMILIES: tuple[Family, ...] = (
             "num_experts_per_tok": 2,
         },
         silent=ROUTER,
-        layers=_expert_layers("block_sparse_moe", "w1", "w3", "w2"),
+        layers=expert_layers("block_sparse_moe", "w1", "w3", "w2"),
         renamed={".mlp.": ".block_sparse_moe."},  # as transformers 5 saves its own layout
         **SHARED,
     ),
@@ -177,13 +177,13 @@ FAMILIES: tuple[Family, ...] = (
         heads=heads("Qwen2Moe"),
         constants={**forms.QWEN, "shared_expert_gate": True},
         fields={
-            **without(_QWEN_FIELDS, "head_dim"),
+            **without(QWEN_FIELDS, "head_dim"),
             "shared_expert_intermediate_size": "shared_expert_dim",
             "qkv_bias": "attention_bias",
         },
-        rules=(*COMMON, _NO_WINDOW, _MIXTURES),
+        rules=(*COMMON, _NO_WINDOW, MIXTURES),
         defaults={
-            **_QWEN,
+            **QWEN,
             "num_experts": 60,
             "num_experts_per_tok": 4,
             "moe_intermediate_size": 1408,
@@ -193,17 +193,17 @@ FAMILIES: tuple[Family, ...] = (
         # Versions of transformers disagree on which blocks have the window.
         required={"use_sliding_window": (False,)},
         silent={**ROUTER, **dict.fromkeys(("sliding_window", "max_window_layers"), _OFF)},
-        layers=_expert_layers(*_QWEN_LAYERS, shared=True),
+        layers=expert_layers(*QWEN_LAYERS, shared=True),
         **SHARED,
     ),
     Family(
         model_types=("qwen3_moe",),
         heads=heads("Qwen3Moe"),
         constants={**forms.LLAMA, "qk_norm": True},
-        fields={**_QWEN_FIELDS, "attention_bias": "attention_bias"},
-        rules=(*COMMON, _WINDOW, _MIXTURES),
+        fields={**QWEN_FIELDS, "attention_bias": "attention_bias"},
+        rules=(*COMMON, _WINDOW, MIXTURES),
         defaults={
-            **_QWEN,
+            **QWEN,
             "num_experts": 128,
             "num_experts_per_tok": 8,
             "moe_intermediate_size": 768,
@@ -213,7 +213,7 @@ FAMILIES: tuple[Family, ...] = (
         },
         silent={**ROUTER, "max_window_layers": "of other blocks than those with windows"},
         aliases={"num_local_experts": "num_experts"},
-        layers=_expert_layers(*_QWEN_LAYERS),
+        layers=expert_layers(*QWEN_LAYERS),
         **SHARED,
     ),
 )

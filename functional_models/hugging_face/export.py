@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from functional_models.conversion.matching import differences
 from functional_models.folders import check_content, make_folder
 from functional_models.hugging_face.card import model_card
 from functional_models.hugging_face.convert import CONFIG, FAMILIES
-from functional_models.hugging_face.family import Computed, Family, Layers, OfExperts, Place
+from functional_models.hugging_face.family import (
+    Computed,
+    Family,
+    Layers,
+    OfExperts,
+    Place,
+    place_of,
+)
 from functional_models.hugging_face.tokenizers_export import (
     Files,
     generation_config,
@@ -128,11 +135,16 @@ def _written(
             problems, config, tensors = _attempt(model, family, head)
             if not problems:
                 return family, head, {"model_type": name, **config}, tensors
-            if nearest is None or len(problems) < len(nearest[1]):
+            if nearest is None or _distance(problems) < _distance(nearest[1]):
                 nearest = name, problems
     which = "no model of Hugging Face" if model_type is None else f"no {model_type}"
     advice = f"; the nearest, {nearest[0]}, differs in {', '.join(nearest[1])}" if nearest else ""
     raise ValueError(f"{which} that is known here implements this spec{advice}")
+
+
+def _distance(problems: Sequence[str]) -> tuple[bool, int]:
+    """Return how far a class is from a model: what both are for counts more than how they do it."""
+    return any(problem.startswith("classes=") for problem in problems), len(problems)
 
 
 def _attempt(
@@ -226,7 +238,7 @@ def _stored(
 
     value = keras.ops.convert_to_numpy(variable.value)
     number = re.search(r"block_(\d+)", layer)
-    place = layers.get(re.sub(r"block_\d+", "block_{i}", layer))
+    place = place_of(layers, layer)
     if place is None:
         raise ValueError(f"there is no place for the weights of {layer}")
     if isinstance(place, Computed):
@@ -305,6 +317,8 @@ def _joined(parts: list[tuple[Place, np.ndarray]], spec: TransformerSpec) -> np.
         whole[own] = array
     if place.by_head:
         return whole.reshape(-1, spec.head_dim)
+    if place.by_channel:
+        return whole[:, None]
     return _as_stored(whole, place)
 
 

@@ -8,6 +8,7 @@ value, or says nothing about the outputs, for a stated reason; any other key is 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -38,6 +39,9 @@ class Place:
         by_head: whether the scale of a norm is stored as (heads, head_dim), and is a vector here.
         of_experts: whether kernels and biases are those of all experts of a mixture, (e, inputs,
             outputs) and (e, outputs) with `inputs_first`.
+        by_head: whether a gain is stored as (heads, channels).
+        by_channel: whether a kernel is stored as that of a convolution of single channels,
+            (channels, 1, width).
     """
 
     weight: str
@@ -46,6 +50,7 @@ class Place:
     inputs_first: bool = False
     by_head: bool = False
     of_experts: bool = False
+    by_channel: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,11 @@ class Computed:
 Layers = Mapping[str, str | Place | OfExperts | Computed]
 
 
+def place_of(layers: Layers, layer: str) -> str | Place | OfExperts | Computed | None:
+    """Return the place of a layer: that of its block, or of the layers of this name in all."""
+    return layers.get(layer) or layers.get(re.sub(r"block_\d+", "block_{i}", layer))
+
+
 class StoredTensors(Protocol):
     """The tensors of a folder, before they are assigned."""
 
@@ -112,7 +122,8 @@ class Family:
         silent: key -> why it says nothing about the outputs.
         aliases: other name of a key -> the key.
         layers: layer of a model here -> name of its tensors without `.weight` and `.bias`; `{i}` is
-            the number of a block. May be a function of the spec and the configuration.
+            the number of a block. A block may have entries of its own. May be a function of the
+            spec and the configuration.
         prefix: before the names of all tensors but those of heads; a class without a head omits it.
         renamed: part of the names of stored tensors -> what `layers` has in its place.
         tied: groups of tensors of equal values, of which one may stand for the others.
@@ -261,8 +272,8 @@ class Family:
         for key in self.never_null:
             if key in config and config[key] is None:
                 raise ValueError(
-                    f"{key}=None: must have a value, or be absent; versions of transformers "
-                    "disagree on what null means"
+                    f"{key}=None: must have a value, or be absent; null means something else "
+                    "than that, in some version of transformers"
                 )
         known = {*self.used, *required, *self.silent, *SILENT, "model_type", "architectures"}
         if unknown := [key for key in config if key not in known]:

@@ -1,4 +1,4 @@
-"""T5 and mT5."""
+"""T5, mT5 and umT5."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from functional_models.hugging_face.rules import (
     several,
     written_activation,
 )
-from functional_models.hugging_face.silent import CLASSIFIER, TRAINING
+from functional_models.hugging_face.silent import CLASSIFIER, NOT_READ, TRAINING
 
 _TABLES = (
     "shared.weight",
@@ -125,8 +125,11 @@ def _layers(spec: TransformerSpec, config: Config) -> Layers:
         layers[f"{ours}.feedforward.gate"] = f"{dense}.wi_0"
         layers[f"{ours}.feedforward.up"] = f"{dense}.{up}"
         layers[f"{ours}.feedforward.down"] = f"{dense}.wo"
-        bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias"
-        layers[f"{side}.relative_position_bias"] = bias
+        biases = f"{side}.block.{{}}.layer.0.SelfAttention.relative_attention_bias"
+        if spec.relative_by_block:
+            layers[f"{ours}.self_attention.relative_position_bias"] = biases.format("{i}")
+        else:
+            layers[f"{side}.relative_position_bias"] = biases.format(0)
         layers[f"{side}.final_norm"] = f"{side}.final_layer_norm"
     return layers
 
@@ -175,13 +178,15 @@ _DEFAULTS: dict[str, Any] = {
     "dropout_rate": 0.1,
     "pad_token_id": 0,
 }
+# Both are false then. Transformers 4 has no scale_decoder_outputs.
+_NEVER_NULL = ("scale_decoder_outputs", "is_gated_act")
 
 FAMILIES: tuple[Family, ...] = (
     Family(
         model_types=("t5",),
         heads={"T5ForConditionalGeneration": {}, "T5Model": NEEDS_TIED},
         defaults={**_DEFAULTS, "feed_forward_proj": "relu", "tie_word_embeddings": True},
-        never_null=("scale_decoder_outputs",),  # 4 has no such key, and 5 takes null for false
+        never_null=_NEVER_NULL,
         stored=_is_tied,
         **{**_SHARED, "rules": (*_RULES, _TIE)},
     ),
@@ -189,7 +194,21 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("mt5",),
         heads={"MT5ForConditionalGeneration": {}},
         defaults={**_DEFAULTS, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        never_null=("is_gated_act",),
         stored=_is_tied,
         **{**_SHARED, "rules": (*_RULES, _TIE_MT5)},
+    ),
+    Family(
+        model_types=("umt5",),
+        heads={"UMT5ForConditionalGeneration": {}, "UMT5Model": NEEDS_TIED},
+        defaults={**_DEFAULTS, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": True},
+        never_null=_NEVER_NULL,
+        stored=_is_tied,
+        **{
+            **_SHARED,
+            "constants": {**forms.T5, "relative_by_block": True},
+            "rules": (*_RULES, _TIE),
+            "silent": {**_SHARED["silent"], "scalable_attention": NOT_READ},
+        },
     ),
 )

@@ -12,7 +12,14 @@ import numpy as np
 
 from builders import TransformerSpec
 from builders.abstract import allocate
-from functional_models.hugging_face.family import Computed, Family, Layers, OfExperts, Place
+from functional_models.hugging_face.family import (
+    Computed,
+    Family,
+    Layers,
+    OfExperts,
+    Place,
+    place_of,
+)
 from functional_models.hugging_face.stored_tensor import StoredTensor
 
 # Names of the parameters of norms in checkpoints that were converted from TensorFlow.
@@ -155,7 +162,8 @@ def assign_weights(model: Any, spec: TransformerSpec, layers: Layers, tensors: T
     rows = [(layer, variable) for layer in model.layers for variable in layer.weights]
     # The largest first: a tensor and its copies are in memory together.
     for layer, variable in sorted(rows, key=lambda row: -math.prod(row[1].shape)):
-        place = layers[re.sub(r"block_\d+", "block_{i}", layer.name)]
+        place = place_of(layers, layer.name)
+        assert place is not None
         allocate(variable, _value(layer.name, variable, place, spec, tensors))
     for variable in model.variables:  # the states of random generators
         if variable._value is None:
@@ -192,6 +200,10 @@ def _value(
             if array.ndim != 2 or array.shape[1] != spec.head_dim:
                 raise ValueError("another shape")
             array = array.reshape(-1)
+        if place.by_channel:
+            if array.ndim != 3 or array.shape[1] != 1:
+                raise ValueError("another shape")
+            array = array[:, 0]
         if place.part is not None:
             array = place.part(array, spec)
         if place.of_experts or is_kernel:

@@ -40,6 +40,13 @@ CASES: Cases = {
     ),
     "mt5": ("MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-silu"}),
     "mt5_tied": ("MT5ForConditionalGeneration", {**T5, "tie_word_embeddings": True}),
+    "umt5": ("UMT5ForConditionalGeneration", {**T5, "num_decoder_layers": 3}),
+    "umt5_untied": (
+        "UMT5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "relu", "tie_word_embeddings": False, "pad_token_id": 3}
+        | {"decoder_start_token_id": 3},
+    ),
+    "umt5_base": ("UMT5Model", {**T5, "feed_forward_proj": "gated-silu"}),
     "bart": ("BartForConditionalGeneration", BART),
     "bart_base": ("BartModel", {**BART, "scale_embedding": True, "activation_function": "relu"}),
     "mbart": ("MBartForConditionalGeneration", {**BART, "scale_embedding": True}),

@@ -41,6 +41,16 @@ DEEPSEEK = {
     "first_k_dense_replace": 1,
     "num_key_value_heads": 3,
 }
+QWEN3_NEXT = {
+    **EXPERTS,
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "shared_expert_intermediate_size": 11,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 3,
+    "linear_value_head_dim": 5,
+}
 GROUPS = {"n_group": 3, "topk_group": 2}
 
 CASES: Cases = {
@@ -68,6 +78,14 @@ CASES: Cases = {
         "Qwen3MoeForCausalLM",
         {**EXPERTS, "norm_topk_prob": True, "use_sliding_window": True, "sliding_window": 5}
         | {"attention_bias": True, "tie_word_embeddings": True},
+    ),
+    "qwen3_next": ("Qwen3NextForCausalLM", QWEN3_NEXT),
+    "qwen3_next_options": (
+        "Qwen3NextForCausalLM",
+        {**QWEN3_NEXT, "num_hidden_layers": 3, "full_attention_interval": 2}
+        | {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 3, "mlp_only_layers": [1]}
+        | {"partial_rotary_factor": 0.5, "attention_bias": True, "tie_word_embeddings": True}
+        | {"norm_topk_prob": False, "pad_token_id": 5, "rope_theta": 500.0},
     ),
     "gpt_oss": ("GptOssForCausalLM", GPT_OSS),
     "gpt_oss_options": (

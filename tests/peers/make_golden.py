@@ -120,6 +120,8 @@ def outputs_of(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarra
             outputs["hidden"] = hidden = found.last_hidden_state
             if getattr(found, "pooler_output", None) is not None:
                 outputs["pooled"] = found.pooler_output
+            if "T5" in model.__class__.__name__:  # as its class with tied logits
+                hidden = hidden * model.config.d_model**-0.5
             if not model.__class__.__name__.startswith(ENCODERS):
                 outputs = {"logits": hidden @ model.get_input_embeddings().weight.T}
         elif model.__class__.__name__.endswith("ForSequenceClassification"):
