@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import resource
 from typing import Any
 
 import hypothesis
@@ -28,6 +29,12 @@ pytest_plugins = [
 ]
 
 
+_GROWTH = 1 << 20
+"""Growth of the peak of memory, in kB, after which garbage is collected."""
+
+_freed_at = 0
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--overwrite",
@@ -41,6 +48,14 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.set_threshold(100_000, 50, 50)  # models are many small objects, rarely garbage
     # TensorFlow variables do not support the `copy` keyword of NumPy 2.
     config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+
+
+def pytest_runtest_teardown() -> None:
+    global _freed_at
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if peak > _freed_at + _GROWTH:  # models are cycles, and collections are rare
+        gc.collect()
+        _freed_at = peak
 
 
 @pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
