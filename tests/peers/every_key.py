@@ -149,7 +149,7 @@ class Sweep:
             if same and self.is_inert(folder):
                 return SAME, ""
             error = self.error(folder, peer)
-            for _ in range(2):
+            for _ in range(4):
                 if error < CLOSE or not rounds(peer):
                     break
                 halve(peer.model)
