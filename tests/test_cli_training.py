@@ -148,7 +148,7 @@ def test_training_resumes_after_ctrl_c_in_the_shell(files, tmp_path):
         preexec_fn=interruptible,
     ) as process:
         deadline = time.monotonic() + 300
-        while not (to / "checkpoint.npz").exists() and time.monotonic() < deadline:
+        while not (to / "model.json").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=120)
@@ -160,7 +160,8 @@ def test_training_resumes_after_ctrl_c_in_the_shell(files, tmp_path):
     found = shell(*command)
     assert found.returncode == 0, found.stderr
     steps = [int(n.replace(",", "")) for n in re.findall(r"^step +([\d,]+)/", found.stdout, re.M)]
-    assert steps == list(range(int(rows[-1]["step"]) + 100, 3001, 100))
+    last = int(rows[-1]["step"])
+    assert steps == [last + 1, *range(last + 100, 3001, 100)]
 
 
 def test_tensorboard_is_asked_for_before_any_work(tmp_path, monkeypatch, capsys):

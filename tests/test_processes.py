@@ -294,6 +294,7 @@ def test_only_the_first_process_acts(pair):
     assert calls == [0]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="several processes need JAX")
 def test_a_model_is_saved_by_the_first_process_alone(pair, tmp_path):
     model = text_model("decoder_only")
     for process in (0, 1):
