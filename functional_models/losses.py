@@ -146,7 +146,7 @@ class ExactMatch(keras.metrics.Metric):
 
     def is_right(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Return whether `argmax` of the logits is the label, bool (b, t)."""
-        return ops.equal(ops.cast(ops.argmax(logits, axis=-1), labels.dtype), labels)
+        return ops.equal(ops.argmax(logits, axis=-1), labels)
 
     def result(self) -> Tensor:
         return self.correct / ops.maximum(self.rows, 1)

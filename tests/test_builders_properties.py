@@ -225,7 +225,7 @@ def test_a_sequence_longer_than_the_position_table_is_rejected(
     positions: str, method: str, kind: str
 ) -> None:
     spec = small_spec(kind=kind, positions=positions)
-    model = shared_model(spec) if method == "call" else builders.build(spec)
+    model = shared_model(spec)
     fits, too_long = (np.ones((BATCH, length), "int32") for length in (17, 18))
     translates = kind == "encoder_decoder"
     inputs = {"source": fits, "target": fits} if translates else fits
@@ -233,6 +233,8 @@ def test_a_sequence_longer_than_the_position_table_is_rejected(
     sides = {"target": "decoder"} | ({"source": "encoder"} if translates else {})
     for side, stack in sides.items():
         exceeds = {**inputs, side: too_long} if translates else too_long
+        if method == "predict":  # which on JAX leaves a model without weights when it fails
+            model = builders.build(spec)
         with pytest.raises(ValueError, match=r"max_sequence_length=17.*18") as error:
             model(exceeds) if method == "call" else model.predict(exceeds, verbose=0)
         assert stack in str(error.value)

@@ -91,6 +91,8 @@ def test_the_number_of_compiled_loops_is_limited(generator, monkeypatch):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.slow
 def test_models_in_half_precision_generate(policy):
+    if (keras.backend.backend(), policy) == ("jax", "mixed_float16"):
+        pytest.skip("on CPUs, JAX has no product of float16 that is added up in float32")
     with dtype_policy_scope(policy):
         generator = generator_of()
     assert generator._model.get_layer("logits").compute_dtype == policy.removeprefix("mixed_")

@@ -176,6 +176,13 @@ class WithSideEffects(TwoParts):
         return x + self.down(self.up(x + 0.0 * noise))
 
 
+class WithArray(TwoParts):
+    """An array of the backend stands before an operator."""
+
+    def call(self, x):
+        return x + self.down(self.up(ops.arange(7.0) * x))
+
+
 KINDS = {
     "training": (WithoutTraining, {"training": True}),
     "cache": (WithCache, {}),
@@ -184,6 +191,7 @@ KINDS = {
     "condition": (WithCondition, {}),
     "mask": (WithMask, {}),
     "side effects": (WithSideEffects, {}),
+    "array": (WithArray, {}),
 }
 
 

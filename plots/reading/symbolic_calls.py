@@ -83,7 +83,10 @@ class SymbolicRun:
             if part.weights:
                 overrides.append((part, {"call": partial(self._call, part, part.call)}))
         replaced = overridden([*overrides, *self._replaced])
-        with replaced, _recorded_partly(self._calling), _new_axes(), self._reads_noted():
+        symbolic = replaced, _recorded_partly(self._calling), _new_axes(), _operators_of_keras()
+        with ExitStack() as stack:
+            for context in (*symbolic, self._reads_noted()):
+                stack.enter_context(context)
             layer(*args, **kwargs)
         return returned[0]
 
@@ -241,6 +244,25 @@ def _new_axes() -> Iterator[None]:
 
     with mock.patch.object(keras.KerasTensor, "__getitem__", with_tuple):
         yield
+
+
+@contextmanager
+def _operators_of_keras() -> Iterator[None]:
+    """Let `array + x` with an array of JAX be the operator of the symbolic tensor x.
+
+    JAX takes x for an array, by its `__jax_array__`, and fails.
+    """
+    import keras
+
+    convert = vars(keras.KerasTensor).get("__jax_array__")
+    if convert is None:  # already within
+        yield
+        return
+    del keras.KerasTensor.__jax_array__
+    try:
+        yield
+    finally:
+        keras.KerasTensor.__jax_array__ = convert
 
 
 @contextmanager
