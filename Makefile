@@ -7,7 +7,7 @@ READY := .venv/ready
 # running models.
 # The rest of `plots` works on graphs, which test_plots_golden.py and test_plots_hub.py compare.
 ON_JAX := $(addprefix tests/test_,builders_*.py beam_search.py generation*.py losses.py processes.py samplers.py training_graph.py) \
-	$(addprefix tests/test_plots_,attention_maps.py attentions.py check*.py costs*.py declaration.py depth.py diagnosis_masks.py diagnosis_training.py execution.py golden.py hub.py open_*.py reading*.py skip_paths.py unusual_models.py unused_weights.py)
+	$(addprefix tests/test_plots_,attention_maps.py attentions.py check*.py costs*.py declaration.py depth.py diagnosis_m*.py diagnosis_training.py execution.py golden.py hub.py open_*.py reading*.py skip_paths.py unusual_models.py unused_weights.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-jax test-all test-peers test-peers-keys test-released lint format types figures tables bench lock clean

@@ -81,7 +81,7 @@ def test_noise_inside_a_function_is_found_if_it_is_the_same_in_each_run(how):
         noise = once if how == "made once" else keras.random.normal(ops.shape(mean))
         return mean + ops.exp(deviation) * noise
 
-    latent = layers.Lambda(sample)([layers.Dense(3)(x), layers.Dense(3)(x)])
+    latent = layers.Lambda(sample, output_shape=(3,))([layers.Dense(3)(x), layers.Dense(3)(x)])
     found = [n.text for n in plots.findings(keras.Model(x, layers.Dense(2)(latent)))]
     assert any("Noise that is a constant" in text for text in found) == (how == "made once")
 
