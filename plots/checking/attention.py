@@ -62,7 +62,7 @@ def _length_of(trial: Trial, attention: Attention) -> int:
     fields = trial.samples.fields
     known = {field.shape[1] for field in fields if field.has_positions and len(field.shape) > 1}
     same = [size for size in shape[1:] if size in {trial.samples.length, *known}]
-    return (same or [0])[0]
+    return next(iter(same), 0)
 
 
 def _run(trial: Trial, attention: Attention, given: Mapping[Place, np.ndarray]) -> np.ndarray:

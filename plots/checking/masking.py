@@ -22,13 +22,15 @@ def check_masking(trial: Trial) -> Iterator[Check]:
     known = {place for note in masking_too_late(trial.graph) for place in note.about}
     for node in trial.graph.nodes:
         edges = trial.graph.incoming[node.id]
+        if not node.is_a({"Masking"}) or node.id in known or not edges:
+            continue
         fields = [
             field
             for field in trial.probed_fields
             if field.kind == "floats" and len(field.shape) == 3
             if trial.flow.depends(node.id, on=field.place)
         ]
-        if not node.is_a({"Masking"}) or node.id in known or not edges or not fields:
+        if not fields:
             continue
         value = float(node.config.get("mask_value", 0))
         inputs = dict(trial.base)

@@ -56,8 +56,8 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
 def _not_finite(trial: Trial) -> Check | None:
     """Return a finding if an output holds NaN or infinity, with the first call that does.
 
-    It is a remark if the outputs are finite for numbers from 0 to 1, such as counts, weights of
-    edges and brightness, of which a model may take roots and logarithms.
+    It is a remark if the outputs are finite for inputs without negative numbers, such as counts,
+    weights of edges and brightness, of which a model may take roots and logarithms.
     """
     import numpy as np
 
@@ -86,28 +86,24 @@ def _not_finite(trial: Trial) -> Check | None:
             if all(np.isfinite(full[place]).all() for place in trial.graph.outputs):
                 text += " In float32 all numbers of the outputs are finite."
         kind = "finding"
-        if _is_finite_for_shares(trial):
+        if _is_finite_without_negative_inputs(trial):
             kind = "remark"
-            text += " For inputs from 0 to 1 all numbers of the outputs are finite."
+            text += " For inputs without negative numbers all numbers of the outputs are finite."
         note = Note(kind, tuple(places), text, _PRECISION)
         return Check("numbers", "not finite", note, _witness(trial, wrong[0], is_wrong, what))
     return None
 
 
-def _is_finite_for_shares(trial: Trial) -> bool:
-    """Return whether the outputs are finite if the inputs with negative numbers have none."""
+def _is_finite_without_negative_inputs(trial: Trial) -> bool:
+    """Return whether the outputs are finite for the absolute values of the inputs."""
     import numpy as np
 
     floats = [field.place for field in trial.samples.fields if field.kind == "floats"]
-    shares = {
-        place: np.abs(trial.base[place]) / np.abs(trial.base[place]).max() for place in floats
-    }
     if not any((trial.base[place] < 0).any() for place in floats):
         return False
-    values = trial.run({**trial.base, **shares})
-    return not any(
-        _are(f, values.get(p)) for f in (np.isnan, np.isinf) for p in trial.graph.outputs
-    )
+    values = trial.run({**trial.base, **{place: np.abs(trial.base[place]) for place in floats}})
+    outputs = [values.get(place) for place in trial.graph.outputs]
+    return not any(_are(np.isnan, array) or _are(np.isinf, array) for array in outputs)
 
 
 def _of_constants(trial: Trial) -> Iterator[Check]:

@@ -272,7 +272,8 @@ def _padded(
     values[:, is_real] = values[:, : is_real.sum()]  # the same sequences on both sides
     if padding is not None:
         if field.kind == "ids":
-            values[values == padding] = next(n for n in reversed(field.ids) if n != padding)
+            others = [n for n in field.ids if n != padding]
+            values[values == padding] = others[-1] if others else padding
         values[:, ~is_real] = padding
     for mask in masks:
         is_shown = is_real != bool(hidden)
