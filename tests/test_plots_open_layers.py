@@ -149,7 +149,7 @@ class WithCondition(TwoParts):
     """Weights in a function that an operation calls."""
 
     def call(self, x):
-        scaled = ops.cond(ops.max(x) > 0, lambda: self.scale, lambda: 1.0 - self.scale)
+        scaled = ops.cond(ops.max(x) > 0, lambda: 2.0 * self.scale, lambda: 1.0 - self.scale)
         return x + self.down(self.up(x * scaled))
 
     def build(self, shape):

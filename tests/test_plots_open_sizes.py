@@ -177,3 +177,73 @@ def test_an_output_that_depends_on_no_input_is_a_constant():
     batch = np.random.default_rng(3).normal(size=(2, 13, 7)).astype("float32")
     values = plots.call_values(model, batch, open_layers=True)
     np.testing.assert_allclose(values["sum"][0], model(batch), rtol=1e-4, atol=1e-4)
+
+
+class Masked(layers.Layer):
+    """A layer that declares what it returns for any mask, and takes one of its own length only."""
+
+    def build(self, shape, *others):
+        self.mix = layers.Dense(7, name="mix")
+        self.mix.build(shape)
+
+    def call(self, x, mask):
+        scores = ops.matmul(x, ops.swapaxes(x, 1, 2)) - mask
+        return x + self.mix(ops.matmul(ops.softmax(scores), x))
+
+    def compute_output_shape(self, shape, *others):
+        return shape
+
+
+class MaskedInside(Masked):
+    """The same, one layer further in."""
+
+    def build(self, shape, *others):
+        self.masked = Masked(name="masked")
+        self.masked.build(shape)
+
+    def call(self, x, mask):
+        return 2.0 * self.masked(x, mask)
+
+
+@pytest.mark.parametrize("kind", [Masked, MaskedInside])
+def test_a_declaration_does_not_hide_that_two_sizes_are_one(kind):
+    x, mask = keras.Input((None, 7), name="x"), keras.Input((None, None), name="mask")
+    block = kind(name="block")
+    block.build((None, None, 7))
+    model = keras.Model([x, mask], layers.Dense(3, name="head")(block(x, mask)))
+    graph = plots.read_graph(model, open_layers=True)
+    assert graph.notes == ()
+    assert len(plots.skip_paths(graph)) == 1
+
+
+class Relative(Masked):
+    """Attention with a table of relative positions, which is twice as long as the sequence."""
+
+    def call(self, x, table):
+        left, right = ops.split(ops.matmul(x, ops.swapaxes(table, 1, 2)), 2, axis=-1)
+        return x + self.mix(ops.matmul(ops.softmax(left + right), x))
+
+
+class Table(layers.Layer):
+    """A table whose length is declared as unknown."""
+
+    def call(self, x):
+        return ops.concatenate([x, -x], axis=1)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], None, shape[2])
+
+
+def test_an_axis_that_is_a_multiple_of_the_length_is_free():
+    x = keras.Input((None, 7), name="x")
+    block = Relative(name="block")
+    block.build((None, None, 7))
+    model = keras.Model(x, layers.Dense(3, name="head")(block(x, Table(name="table")(x))))
+    graph = plots.read_graph(model, open_layers=True)
+    assert graph.notes == ()
+    inside = [node for node in graph.nodes if node.namespace == "block"]
+    assert {node.outputs[0].shape for node in inside} == {
+        (None, 7, None),
+        (None, None, None),
+        (None, None, 7),
+    }

@@ -24,8 +24,8 @@ Names = tuple[Any, str]
 def function_that_failed(error: BaseException, call: Any) -> list[Names]:
     """Return the names of the innermost function under `call` in which an error was raised.
 
-    Functions of Keras and methods do not count, nor do functions that were defined inside another
-    one. The list is empty if there is no such function.
+    Functions of Keras and of its backends do not count, nor do methods and functions that were
+    defined inside another one. The list is empty if there is no such function.
     """
     found: list[Names] = []
     namespaces: dict[int, dict[str, Any]] = {}  # of the callers, by id
@@ -55,9 +55,12 @@ def functions_of(call: Any) -> Iterator[list[Names]]:
 
 def _frames(traceback: TracebackType | None) -> Iterator[Any]:
     while traceback is not None:
-        if not traceback.tb_frame.f_globals.get("__name__", "").startswith(("keras.", "plots.")):
+        if not traceback.tb_frame.f_globals.get("__name__", "").startswith(_LIBRARIES):
             yield traceback.tb_frame
         traceback = traceback.tb_next
+
+
+_LIBRARIES = ("jax.", "keras.", "numpy.", "plots.", "tensorflow.", "torch.")
 
 
 @contextmanager

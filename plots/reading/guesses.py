@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from plots.graph import Shape
 from plots.reading.keras_values import weights_of
+from plots.reading.symbolic_calls import computed_spec
 
 SizeOf = Callable[[int, int], Any]
 
@@ -20,6 +22,9 @@ class Guess(NamedTuple):
             the number of axes.
         smallest: The smallest size of a free axis.
         multiple: A factor of all sizes of free axes.
+        factors: Factors of the sizes of free axes of a tensor, by id(tensor).
+        trusts_declared: Whether layers inside may declare the shapes of what they return, where
+            three sizes or more are guessed: a declaration does not tell that the call would fail.
         symbolic_weights: Whether symbolic tensors replace the weights that are attributes of the
             layer or of one inside, so that what is computed from weights alone is recorded too.
         records_tensorflow: Whether functions of TensorFlow are calls of the graph.
@@ -29,6 +34,8 @@ class Guess(NamedTuple):
     size_of: SizeOf
     smallest: int
     multiple: int = 1
+    factors: Mapping[int, tuple[int, ...]] = MappingProxyType({})
+    trusts_declared: bool = False
     symbolic_weights: bool = False
     records_tensorflow: bool = False
 
@@ -55,9 +62,13 @@ def plain_guesses(call: Any, shapes: Mapping[int, Shape], stand_ins: int) -> Ite
     """
     is_free = any(None in shapes.get(id(t), t.shape) for t in call.input_tensors)
     sizes = [(s, n) for n in _SMALLEST[stand_ins] for s in _SIZES] if is_free else [(_SIZES[0], 11)]
-    yield from (Guess(shapes, *size) for size in sizes)
-    if inferred := _inferred_shapes(call, shapes):
-        yield from (Guess({**inferred, **shapes}, *size) for size in sizes)
+    plain = [Guess(shapes, *size) for size in sizes]
+    yield from plain
+    inferred, factors = _inferred_shapes(call, shapes)
+    if inferred:
+        known = {**inferred, **shapes}
+        yield from (Guess(known, *size, factors=factors) for size in sizes)
+    yield from (guess._replace(trusts_declared=True) for guess in plain if is_free)
 
 
 def guesses_by_weights(call: Any, shapes: Mapping[int, Shape], stand_ins: int) -> Iterator[Guess]:
@@ -87,22 +98,42 @@ def _of_length(shape: Shape, size: int) -> Shape:
     return (*shape[:1], *(size if n is None else n for n in shape[1:]))
 
 
-def _inferred_shapes(call: Any, shapes: Mapping[int, Shape]) -> dict[int, Shape]:
-    """Return the shapes of tensors, by id, that differ from those which their layers declare."""
-    found = {}
+def _inferred_shapes(
+    call: Any, shapes: Mapping[int, Shape]
+) -> tuple[dict[int, Shape], dict[int, tuple[int, ...]]]:
+    """Return the shapes of tensors, by id, of which their layers do not declare all that is known.
+
+    And the factors of their free axes: a table of relative positions has twice the length.
+    """
+    found: dict[int, Shape] = {}
+    factors: dict[int, tuple[int, ...]] = {}
     for tensor in call.input_tensors:
         layer, position, output = tensor._keras_history
         record = layer._inbound_nodes[position]
         if record.is_input or type(layer).__module__.startswith("keras.") or id(tensor) in shapes:
             continue
         try:
-            small, large = (_output_shape(record, output, size) for size in (61, 67))
+            small, large = (_output_shape(record, output, size) for size in _TRIED)
         except Exception:  # user code may raise anything
             continue
-        shape = tuple(a if a == b else None for a, b in zip(small, large, strict=True))
-        if shape != tuple(tensor.shape):
+        sizes = [*zip(small, large, strict=True)]
+        shape = tuple(a if a == b else None for a, b in sizes)
+        factor = tuple(map(_factor, sizes))
+        if shape != tuple(tensor.shape) or set(factor) != {1}:
             found[id(tensor)] = shape
-    return found
+            factors[id(tensor)] = factor
+    return found, factors
+
+
+_TRIED = (61, 67)
+"""Sizes of the free axes of a layer's inputs from which those of its outputs are inferred."""
+
+
+def _factor(sizes: tuple[int | None, int | None]) -> int:
+    """Return how many times as long an axis is as those tried; 1 if it is no such multiple."""
+    factors = {divmod(size or 0, tried) for size, tried in zip(sizes, _TRIED, strict=True)}
+    factor, rest = min(factors)
+    return factor if len(factors) == 1 and not rest and factor else 1
 
 
 def _output_shape(record: Any, output: int, size: int) -> Shape:
@@ -116,5 +147,5 @@ def _output_shape(record: Any, output: int, size: int) -> Shape:
 
     args, kwargs = record.arguments.convert(sized)
     with keras.StatelessScope():
-        spec = keras.Operation.compute_output_spec(record.operation, *args, **kwargs)
+        spec = computed_spec(record.operation, args, kwargs)
     return tuple(keras.tree.flatten(spec)[output].shape)

@@ -32,6 +32,8 @@ class SymbolicRun:
         known: Output specs of earlier calls, to which those of this one are added.
         symbolic_weights: Whether symbolic tensors replace the weights that are attributes of the
             layer or of a layer inside.
+        computes_shapes: Whether layers inside are run for the shapes of what they return, so that
+            a layer that cannot take its arguments fails here.
 
     Attributes:
         stand_ins: Symbolic tensor and the weight or array that it stands for.
@@ -39,12 +41,15 @@ class SymbolicRun:
             and its arguments; None -> those that `call` itself uses.
     """
 
-    def __init__(self, layer: Any, known: OutputSpecs, symbolic_weights: bool) -> None:
+    def __init__(
+        self, layer: Any, known: OutputSpecs, symbolic_weights: bool, computes_shapes: bool
+    ) -> None:
         import keras
 
         self.stand_ins: list[tuple[Any, Any]] = []
         self._layer = layer
         self._known = known
+        self._computes_shapes = computes_shapes
         self.read: dict[int | None, list[Any]] = {}
         self._calling: list[Any] = []  # layers and operations whose shapes are inferred
         self._inside = layer._flatten_layers(False) if hasattr(layer, "_flatten_layers") else []
@@ -83,9 +88,14 @@ class SymbolicRun:
             if part.weights:
                 overrides.append((part, {"call": partial(self._call, part, part.call)}))
         replaced = overridden([*overrides, *self._replaced])
-        symbolic = replaced, _recorded_partly(self._calling), _new_axes(), _operators_of_keras()
+        of_keras = _new_axes(), _operators_of_keras(), _known_conditions()
         with ExitStack() as stack:
-            for context in (*symbolic, self._reads_noted()):
+            for context in (
+                replaced,
+                _recorded_partly(self._calling),
+                *of_keras,
+                self._reads_noted(),
+            ):
                 stack.enter_context(context)
             layer(*args, **kwargs)
         return returned[0]
@@ -154,7 +164,7 @@ class SymbolicRun:
 
         key = _key_of(layer, args, kwargs)
         if key is None or key not in self._known:
-            outputs = _inferred_spec(layer, args, kwargs)
+            outputs = _inferred_spec(layer, args, kwargs, self._computes_shapes)
             if key is None or id(layer) in self.read:
                 return outputs
             self._known[key] = outputs
@@ -177,28 +187,52 @@ def _replaced(value: Any, inputs: Mapping[int, Any]) -> Any:
     return inputs.get(id(value), value)
 
 
-def _inferred_spec(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what a call returns, as the layer declares it, or else as it computes it.
+def _inferred_spec(
+    layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], computes: bool
+) -> Any:
+    """Return what a call returns, as the layer declares it, or else (or first) as it computes it.
 
     A declaration may refuse arguments of `call`, be that of a base class with another `call`, or
     leave sizes open that follow from those of the arguments, such as that of an `EinsumDense`.
     """
     import keras
 
+    # Keras takes the product of a tensor and a number for sparse.
+    dense = keras.tree.map_structure(like, (args, kwargs))
     declared = None
+    if computes and not type(layer).__module__.startswith("keras."):
+        return computed_spec(layer, *dense)
     if _declares_own_call(layer.__class__):
         with suppress(Exception):
             declared = type(layer).symbolic_call(layer, *args, **kwargs)
             if all(None not in tensor.shape for tensor in symbolic_ones(declared)):
                 return declared
-    # Keras takes the product of a tensor and a number for sparse.
-    dense = keras.tree.map_structure(like, (args, kwargs))
     try:
-        return keras.Operation.compute_output_spec(layer, *dense[0], **dense[1])
+        return computed_spec(layer, *dense)
     except Exception:
         if declared is None:
             raise
         return declared
+
+
+def computed_spec(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a call returns, as Keras finds it by running the call without values.
+
+    Only the symbolic tensors are arguments of that run: on JAX, Keras would replace the numbers in
+    a tuple too, so that a call could not compare them.
+    """
+    import keras
+
+    places = keras.tree.flatten((args, kwargs))
+
+    class Run(keras.Operation):
+        def call(self, *tensors: Any) -> Any:
+            given = iter(tensors)
+            flat = [next(given) if is_tensor(place) else place for place in places]
+            inside = keras.tree.pack_sequence_as((args, kwargs), flat)
+            return operation.call(*inside[0], **inside[1])
+
+    return Run().compute_output_spec(*symbolic_ones(places))
 
 
 @cache
@@ -234,13 +268,14 @@ def is_tensor(value: Any) -> bool:
 
 @contextmanager
 def _new_axes() -> Iterator[None]:
-    """Let `x[None]` add an axis to a symbolic tensor, which Keras refuses, unlike `x[None, :]`."""
+    """Let `x[None]` and `x[1:]` index a symbolic tensor, which Keras refuses, unlike `x[1:, :]`."""
     import keras
 
     get_item = keras.KerasTensor.__getitem__
 
     def with_tuple(tensor: Any, key: Any) -> Any:
-        return get_item(tensor, (None,) if key is None else key)
+        is_part = key is None or key is Ellipsis or isinstance(key, slice)
+        return get_item(tensor, (key,) if is_part else key)
 
     with mock.patch.object(keras.KerasTensor, "__getitem__", with_tuple):
         yield
@@ -263,6 +298,28 @@ def _operators_of_keras() -> Iterator[None]:
         yield
     finally:
         keras.KerasTensor.__jax_array__ = convert
+
+
+@contextmanager
+def _known_conditions() -> Iterator[None]:
+    """Let `ops.cond` of a condition that is known, such as on a shape, call one function only.
+
+    JAX compares what both return, which it cannot do with symbolic tensors.
+    """
+    import keras
+
+    conditional = sys.modules[keras.ops.cond.__module__].Cond
+    original = conditional.call
+
+    def call(operation: Any, pred: Any, true_fn: Any, false_fn: Any) -> Any:
+        try:
+            is_true = bool(pred)
+        except Exception:  # a number of a graph of the backend
+            return original(operation, pred, true_fn, false_fn)
+        return true_fn() if is_true else false_fn()
+
+    with mock.patch.object(conditional, "call", call):
+        yield
 
 
 @contextmanager
@@ -306,7 +363,7 @@ def _recorded_partly(calling: list[Any]) -> Iterator[None]:
                 return operation_call(operation, *args, **kwargs)
             except Exception as error:
                 try:
-                    outputs = keras.Operation.compute_output_spec(operation, *args, **kwargs)
+                    outputs = computed_spec(operation, args, kwargs)
                 except Exception:
                     raise error from None
             partly(operation, outputs=outputs, call_args=args, call_kwargs=kwargs)

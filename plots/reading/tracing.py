@@ -48,6 +48,9 @@ _MOST_STEPS = 50
 _MOST_FUNCTIONS = 8
 """Functions that one layer may call which take no symbolic tensors."""
 
+_CERTAIN_SIZES = 2
+"""Sizes of free axes that hardly differ in fact: those of the batch, and of the length."""
+
 
 class ClosedError(ValueError):
     """A composite layer cannot be opened; the message is the reason."""
@@ -112,12 +115,13 @@ class Traced:
                 return value
             if id(value) not in inputs:
                 outside = guess.shapes.get(id(value), value.shape)
+                factors = guess.factors.get(id(value), [1] * len(outside))
                 shape = []
-                for axis, size in enumerate(outside):
+                for axis, (size, factor) in enumerate(zip(outside, factors, strict=True)):
                     key = guess.size_of(axis, len(outside))
                     if size is None and key not in self._stand_ins:
                         self._stand_ins[key] = next(primes) * guess.multiple
-                    shape.append(self._stand_ins[key] if size is None else size)
+                    shape.append(self._stand_ins[key] * factor if size is None else size)
                 inside = keras.Input(batch_shape=shape, dtype=value.dtype)
                 inputs[id(value)] = inside, value
                 if (mask := mask_of(value)) is not None:
@@ -138,7 +142,8 @@ class Traced:
                 kwargs[port] = (inputs | masks)[id(mask)][0]
         self.inputs = tuple(inputs.values())
         self.masks = tuple(masks.values())
-        run = SymbolicRun(operation, known, guess.symbolic_weights)
+        has_many = len(self._stand_ins) > _CERTAIN_SIZES and not guess.trusts_declared
+        run = SymbolicRun(operation, known, guess.symbolic_weights, computes_shapes=has_many)
         returned = run.outputs(args, kwargs)
         self.known = {id(weight): weight for weight in weights}
         self.known |= {id(stand_in): value for stand_in, value in run.stand_ins}
@@ -182,7 +187,7 @@ class Traced:
 
         layer_class = keras.layers.Layer
         operations = (op for op in self.function.operations if not isinstance(op, layer_class))
-        steps = max(Counter(map(type, operations)).values(), default=0)
+        steps = max(Counter(map(_kind, operations)).values(), default=0)
         if steps >= _MOST_STEPS:
             raise LoopError(f"its call unrolls a loop: it repeats one operation {steps} times")
         if len(self.outputs) != len(call.outputs):
@@ -208,6 +213,11 @@ class Traced:
                 taken = (self.known.get(id(value)) for _, value in arguments_of(record))
                 found |= {id(weight) for weight in taken if weight is not None}
         return found
+
+
+def _kind(operation: Any) -> tuple[Any, ...]:
+    """Return what is the same for one operation in all steps of a loop: class, output shapes."""
+    return type(operation), *(tuple(t.shape) for t in operation._inbound_nodes[-1].output_tensors)
 
 
 def _is_taken(tensor: Any) -> bool:
@@ -271,12 +281,18 @@ def _by_guess(
 
 def _is_about_sizes(error: Exception) -> bool:
     """Return whether a call may have failed because of the sizes of its inputs."""
-    return not isinstance(error, ClosedError) and "KerasTensor" not in _why(error)
+    return not isinstance(error, ClosedError) and not _is_about_tensors(error)
 
 
 def _is_about_tensorflow(error: Exception) -> bool:
     """Return whether a call failed because it gave a symbolic tensor to TensorFlow."""
-    return not isinstance(error, ClosedError) and "TensorFlow function" in _why(error)
+    return not isinstance(error, ClosedError) and "TensorFlow function" in _message(error)
+
+
+def _is_about_tensors(error: Exception) -> bool:
+    """Return whether a call failed because of what its tensors are, not because of their sizes."""
+    message = _message(error)
+    return "KerasTensor" in message or "Tracer" in message  # the latter of JAX, in a loop
 
 
 def _with_functions(call: Any, mask_of: MaskOf, known: OutputSpecs, guess: Guess) -> Traced:
@@ -296,7 +312,7 @@ def _with_functions(call: Any, mask_of: MaskOf, known: OutputSpecs, guess: Guess
                     return _without_loop(call, mask_of, known, guess, [*single, (names, reason)])
             raise
         except Exception as error:
-            names = function_that_failed(error, code) if "KerasTensor" in _why(error) else []
+            names = function_that_failed(error, code) if _is_about_tensors(error) else []
             if not names or len(single) == _MOST_FUNCTIONS:
                 raise
             single.append((names, "this function takes no symbolic tensors"))
@@ -322,10 +338,15 @@ def _without_loop(
 
 def _why(error: Exception) -> str:
     """Return the reason why a call failed, in one line."""
+    kind = type(error).__name__
+    return f"its call does not run on symbolic tensors ({kind}: {_message(error)[:200]})"
+
+
+def _message(error: Exception) -> str:
+    """Return the first line of an error's message, without Keras's report of the arguments."""
     text = str(error).split("Error encountered:\n\n")[-1]
-    found = _MESSAGE.search(text)  # within Keras's report of the arguments
-    message = found[1] if found else text.strip().partition("\n")[0]
-    return f"its call does not run on symbolic tensors ({type(error).__name__}: {message[:200]})"
+    found = _MESSAGE.search(text)
+    return found[1] if found else text.strip().partition("\n")[0]
 
 
 @contextmanager
