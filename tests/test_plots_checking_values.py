@@ -6,6 +6,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from mistaken_inputs import (
+    codes_without_a_loss,
+    condition_before_a_norm,
+    mask_of_placed_sums,
+    rows_without_a_key,
+)
 from mistaken_parts import (
     divided_by_a_deviation,
     mask_that_is_inverted,
@@ -51,6 +57,10 @@ FOUND = {
     "divided by a deviation": (divided_by_a_deviation, "the same at all positions", "finding"),
     "masking after positions": (masking_after_positions, "mask that hides nothing", "finding"),
     "mask that is inverted": (mask_that_is_inverted, "Padding of .* changes", "finding"),
+    "mask of sums with positions": (mask_of_placed_sums, "mask that hides nothing", "finding"),
+    "rows without a key": (rows_without_a_key, "in front of .* NaN", "finding"),
+    "condition before a norm": (condition_before_a_norm, "input without effect", "finding"),
+    "codes without a loss": (codes_without_a_loss, "behind an ops.stop_gradient", "finding"),
     "not adapted": (not_adapted, "before `adapt`", "remark"),
     "frozen table": (frozen_table, "Frozen random vectors", "remark"),
 }

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 import keras
 import pytest
 from keras import layers
+from mistaken_inputs import (
+    bare_exponential,
+    image_with_channels_first,
+    narrow_ids,
+    samples_as_features,
+)
 from mistaken_layers import (
     FROM_LOGITS,
     LOGITS,
@@ -371,6 +377,11 @@ MISTAKES = {
     "gate without a range": Mistake(gate_without_a_range, "gate without a range", "remark"),
     "scale near zero": Mistake(scale_near_zero, "scale near 0", "remark"),
     "variance for a deviation": Mistake(variance_for_deviation, "is a variance", "remark"),
+    "ids of a byte": Mistake(narrow_ids("uint8"), "exact up to 255"),
+    "ids of half precision": Mistake(narrow_ids("float16"), "exact up to 2048"),
+    "samples as features": Mistake(samples_as_features, "beside other sizes"),
+    "channels first, not square": Mistake(image_with_channels_first, "channels first", "remark"),
+    "bare exponential": Mistake(bare_exponential, "softmax in steps", "remark"),
     "rows of a map": Mistake(rows_of_a_map, "softmax over axis 1, but a sum over axis 2"),
 }
 

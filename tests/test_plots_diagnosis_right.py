@@ -1,6 +1,7 @@
 """Unusual models that are right, and get no finding."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 from model_bricks import TOKENS, D, attend, causal, embedded, ffn, ids, norm, pre
@@ -121,3 +122,45 @@ def test_only_a_euclidean_distance_is_a_root(order, number):
     distance = ops.norm(code(first) - code(second), ord=order, axis=-1, keepdims=True)
     found = findings_of(keras.Model([first, second], layers.Dense(3)(distance)))
     assert ["root of 0" in text for text in found] == [True] * number
+
+
+def test_a_matrix_that_is_added_to_an_adjacency_is_no_table_of_positions():
+    nodes, edges = keras.Input((11, 5)), keras.Input((11, 11))
+    with_loops = edges + np.eye(11, dtype="float32")[None]
+    mixed = ops.matmul(with_loops, layers.Dense(7)(nodes))
+    assert findings_of(keras.Model([nodes, edges], layers.Dense(3)(ops.relu(mixed)))) == []
+
+
+@pytest.mark.parametrize("width", [7, 11])  # the latter is the length, too
+def test_a_causal_attention_with_heads_as_wide_as_the_sequence_is_long_is_causal(width):
+    x = ids()
+    y = embedded(x)
+    query, key, value = (
+        ops.transpose(ops.reshape(layers.Dense(2 * width)(y), (-1, 11, 2, width)), (0, 2, 1, 3))
+        for _ in range(3)
+    )
+    scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / width**0.5
+    scores = ops.where(np.tri(11, dtype="bool"), scores, -1e9)
+    mixed = ops.transpose(ops.matmul(ops.softmax(scores), value), (0, 2, 1, 3))
+    model = keras.Model(x, layers.Dense(TOKENS)(ops.reshape(mixed, (-1, 11, 2 * width))))
+    assert findings_of(model) == []
+    assert any("(causal)" in check.note.text for check in plots.check(model))
+
+
+class Gain(layers.Layer):
+    """A gain near 0 at the end of a branch (Touvron et al. 2021, Going deeper, section 2.1)."""
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=shape[-1:], initializer=keras.initializers.Constant(1e-6))
+
+    def call(self, x):
+        return x * self.gain
+
+
+def test_an_input_of_a_branch_with_a_gain_near_0_has_an_effect():
+    x, memory = ids(), keras.Input((7, D))
+    y = embedded(x)
+    for _ in range(2):
+        y = y + Gain()(attend(norm(y), layers.Dense(D)(memory)))
+        y = y + Gain()(ffn(norm(y)))
+    assert findings_of(keras.Model([x, memory], layers.Dense(TOKENS)(norm(y)))) == []

@@ -15,8 +15,8 @@ position, what stands at padded positions, the order of positions, another row. 
     attention      what each self-attention sees, found by running it alone
     lines          which outputs have the positions of an input, and where the future comes in
     claims         what says that no later position is seen
-    causality, padding, order, queries, rotations, biases, batch, weights, units, sharing, numbers,
-    scales
+    causality, padding, masking, order, queries, rotations, biases, batch, effects, weights, units,
+    sharing, numbers, scales
                     the properties
 
 The weights and states of the model stay as they are. Trainable weights that are all zero, such as
@@ -36,6 +36,7 @@ from plots.checking.attention import seen_by_attentions
 from plots.checking.batch import check_batch
 from plots.checking.biases import check_biases
 from plots.checking.causality import check_causality
+from plots.checking.effects import check_effects
 from plots.checking.frozen import check_adapted, check_frozen
 from plots.checking.masking import check_masking
 from plots.checking.numbers import check_numbers
@@ -129,11 +130,11 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
     found: list[Check] = []
     failures: dict[str, str] = {}
 
-    def run(part: str, function: Callable[[], Iterable[Check]]) -> None:
+    def run(part: str, function: Callable[[], Iterable[Check]], into: list[Check] = found) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # layers warn again of what they did when built
-                found.extend(function())
+                into.extend(function())
         except Exception as error:  # a layer of another package may raise anything
             failures[part] = f"{type(error).__name__}: {_first_line(error)}"
             warnings.warn(
@@ -152,12 +153,17 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
     with global_seed_kept():
         run("numbers", lambda: check_numbers(trial))
         if "values" in vars(trial) and trial.has_numbers:  # else there is nothing to compare
+            of_batch: list[Check] = []
+            run("batch", lambda: check_batch(trial), of_batch)
+            if any(check.verdict == "mixed" for check in of_batch):
+                trial = trial.with_mixed_samples()
             trials = [trial, *map(trial.at, trial.samples.of_other_lengths)]
             run("attention", look_at_attentions)
             run("causality", lambda: of_lengths(lambda one: check_causality(one, seen)))
             run("padding", lambda: of_lengths(check_padding))
             run("masking", lambda: check_masking(trial))
-            run("batch", lambda: check_batch(trial))
+            found.extend(of_batch)
+            run("effects", lambda: check_effects(trial))
             if not any(check.verdict == "counted" for check in found):  # it is wrong already
                 run("order", lambda: of_lengths(lambda one: check_order(one, positions)))
             run("queries", lambda: check_queries(trial))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice, product
 from typing import TYPE_CHECKING
 
 from plots.attentions import Attention, attentions_with_masks
@@ -36,17 +37,25 @@ def seen_by_attentions(trial: Trial) -> dict[str, Visibility]:
 
 def _seen(trial: Trial, attention: Attention) -> Visibility | None:
     edges = (attention.query, *attention.keys, *attention.values)
-    before: dict[Place, np.ndarray] = dict(trial.values)
-    after = dict(before)
+    values: dict[Place, np.ndarray] = dict(trial.values)
     trial = trial.at(trial.samples.at(_length_of(trial, attention), trial.samples.batch))
-    for place in dict.fromkeys((edge.source, edge.output) for edge in edges):
-        changed = _changed(trial, before[place])
-        if changed is None:
-            return None
-        after[place] = changed
-    first, second = (_run(trial, attention, given) for given in (before, after))
-    matrix = trial.dependence((attention.output, 0), first, second).best(trial.samples.probes)
+    places = [*dict.fromkeys((edge.source, edge.output) for edge in edges)]
+    before = _run(trial, attention, values)
+    matrices = []
+    # Heads may be as wide as the sequence is long. A change along features moves all positions.
+    for axes in islice(product(*(_axes_of(trial, values[place]) for place in places)), _MOST_AXES):
+        changed = {
+            p: _changed(trial, values[p], axis) for p, axis in zip(places, axes, strict=True)
+        }
+        after = _run(trial, attention, values | changed)
+        matrix = trial.dependence((attention.output, 0), before, after).best(trial.samples.probes)
+        matrices += [] if matrix is None else [matrix]
+    matrix = min(matrices, key=lambda one: int(one.sum()), default=None)
     return None if matrix is None else visibility(matrix, trial.samples.probes)
+
+
+_MOST_AXES = 8
+"""Combinations of axes of queries, keys and values that are tried as those of the positions."""
 
 
 def _length_of(trial: Trial, attention: Attention) -> int:
@@ -87,24 +96,26 @@ def _run(trial: Trial, attention: Attention, given: Mapping[Place, np.ndarray]) 
         return as_array(run_calls(trial.graph, own, known, {})[attention.output, 0])
 
 
-def _changed(trial: Trial, value: np.ndarray) -> np.ndarray | None:
+def _axes_of(trial: Trial, value: np.ndarray) -> list[int]:
+    """Return the axes of a value that may be that of the positions; none if it cannot change."""
+    length = trial.samples.length
+    if value.dtype.kind not in "fc" or not length or value.shape[:1] != (trial.samples.batch,):
+        return []
+    return [axis for axis in range(1, value.ndim) if value.shape[axis] == length]
+
+
+def _changed(trial: Trial, value: np.ndarray, axis: int) -> np.ndarray:
     """Return a value with another vector at one position of every row but the first."""
     import numpy as np
 
-    length = trial.samples.length
-    if value.dtype.kind not in "fc" or value.ndim < 2 or value.shape[0] != trial.samples.batch:
-        return None
-    axes = [axis for axis in range(1, value.ndim) if value.shape[axis] == length]
-    if not axes or not length:
-        return None
-    changed = np.moveaxis(value.copy(), axes[0], 1)
-    other = np.moveaxis(value, axes[0], 1)
+    changed = np.moveaxis(value.copy(), axis, 1)
+    other = np.moveaxis(value, axis, 1)
     size = np.abs(value[np.isfinite(value)]).mean() if value.size else 1.0
     random = np.random.default_rng(2)
     for row, position in enumerate(trial.samples.probes, trial.samples.first):
         shape = other[row, position].shape
         changed[row, position] = other[row, position] + 2 * size * random.standard_normal(shape)
-    return np.moveaxis(changed, 1, axes[0])
+    return np.moveaxis(changed, 1, axis)
 
 
 @once_per_graph

@@ -1,11 +1,12 @@
-"""Whether `Masking` layers find the padding that they are to mask."""
+"""Whether masks find the padding that they are to hide: `Masking`, and comparisons with 0."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from plots.annotations import Note
-from plots.checking.results import Check, Run, witness_of
+from plots.checking.results import Check, Run, Witness, witness_of
+from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.diagnosis.padding_value_rules import masking_too_late
 from plots.diagnosis.rules import named
@@ -13,7 +14,58 @@ from plots.diagnosis.rules import named
 _MASKING = "Keras API, keras.layers.Masking; github.com/keras-team/keras/issues/6139"
 
 
+_COMPARISONS = ("Greater", "NotEqual")
+_TO_0 = ("Abs", "Absolute", "Any", "Max", "Norm", "Square", "Sum")
+
+
 def check_masking(trial: Trial) -> Iterator[Check]:
+    """Yield findings about masks that hide nothing."""
+    yield from _masking_layers(trial)
+    yield from _comparisons(trial)
+
+
+def _comparisons(trial: Trial) -> Iterator[Check]:
+    """Yield a finding for a mask of vectors that are not 0, where they never are.
+
+    Such as embeddings to which positions were added: the ids of padding have a vector as well.
+    """
+    ids = [field for field in trial.samples.fields if field.kind == "ids" and len(field.shape) > 1]
+    places = []
+    for node in trial.graph.nodes:
+        edges = trial.graph.incoming[node.id]
+        is_with_0 = [constant.value for constant in node.constants] in ([0], [0.0])
+        if node.operation not in _COMPARISONS or not is_with_0 or len(edges) != 1:
+            continue
+        source = trial.graph.node(edges[0].source)
+        is_size = node.operation == "NotEqual" or source.operation in _TO_0
+        is_of_vectors = len(edges[0].tensor.shape) == 3 or source.operation in _TO_0
+        if is_size and is_of_vectors and "float" in edges[0].tensor.dtype:
+            fields = [field for field in ids if trial.flow.depends(node.id, on=field.place)]
+            places += [node.id] if fields and _is_always_true(trial, node.id, fields) else []
+    if places:
+        text = (
+            f"A mask that hides nothing: {named(trial.graph, places)} looks for vectors of zeros, "
+            "and finds none, also where the ids are 0, since the vector of an id is trained, and "
+            "positions change it. Compare the ids: ops.not_equal(ids, 0)."
+        )
+        inputs = trial.as_model_takes(trial.base)
+        shows = (
+            f"With these inputs, and with ids of 0, {named(trial.graph, places)} is always true."
+        )
+        witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
+        yield Check("padding", "seen", Note("finding", tuple(places), text, _MASKING), witness)
+
+
+def _is_always_true(trial: Trial, node_id: str, fields: Sequence[Field]) -> bool:
+    zeros = dict(trial.base)
+    for field in fields:
+        zeros[field.place] = zeros[field.place].copy()
+        zeros[field.place][:, -max(field.shape[1] // 4, 1) :] = 0
+    runs = trial.values, trial.run(zeros)
+    return all(bool(values[node_id, 0].all()) for values in runs)
+
+
+def _masking_layers(trial: Trial) -> Iterator[Check]:
     """Yield a finding for every `Masking` that takes no padding as it stands in the inputs.
 
     The last positions of all sequences of vectors get the value that it masks. What structure

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from plots.annotations import Note
 from plots.checking.results import Check, Witness, said
+from plots.checking.samples import Field
 from plots.checking.trials import Arrays, Trial
 from plots.diagnosis.rules import named
 from plots.measuring.execution import Place
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _PRECISION = "Micikevicius et al. 2018, Mixed Precision Training, section 3"
+_HIDDEN = "github.com/pytorch/pytorch/issues/41508 (rows of which all keys are hidden)"
 _CONSTANT = "Ioffe and Szegedy 2015, Batch Normalization, section 3, algorithm 1"
 _LARGEST = {"float16": 65504.0}
 _HALF = ("float16", "bfloat16")
@@ -39,6 +41,7 @@ def check_numbers(trial: Trial) -> Iterator[Check]:
         yield check
         return
     yield from _of_constants(trial)
+    yield from _of_padding_in_front(trial)
     if set(trial.dtypes.values()).isdisjoint(_HALF):
         found = [*_tiny(trial)]
         yield from found or [said("numbers", "finite", "all numbers are finite")]
@@ -115,24 +118,53 @@ def _of_constants(trial: Trial) -> Iterator[Check]:
             continue
         array = trial.base[field.place]
         same = array.mean(axis=tuple(range(1, array.ndim - 1)), keepdims=True)
-        inputs = {**trial.base, field.place: np.broadcast_to(same, array.shape).astype(array.dtype)}
-        values = trial.run(inputs)
-        wrong = [k for k, p in enumerate(trial.graph.outputs) if _are(np.isnan, values.get(p))]
-        if not wrong:
-            continue
-        places = trial.first_crossings(lambda place: _are(np.isnan, values.get(place)))  # noqa: B023
+        changed = np.broadcast_to(same, array.shape).astype(array.dtype)
         what = f"Numbers of {field.name!r} that are the same at all positions"
-        text = (
-            f"{what} make the output NaN: {named(trial.graph, places, 3)} is the first to return "
-            "it, such as a division by a standard deviation of 0. Add a small number to what "
-            "divides."
+        why = "such as a division by a standard deviation of 0. Add a small number to what divides"
+        yield from _not_a_number(trial, field, changed, what, why, _CONSTANT)
+
+
+def _of_padding_in_front(trial: Trial) -> Iterator[Check]:
+    """Yield a finding if padding at the begin of a sequence makes an output NaN.
+
+    A causal mask leaves no key to the first positions then, and a softmax of minus infinity alone
+    is NaN, which a product with 0 passes on to all positions.
+    """
+    for field in trial.samples.fields:
+        if field.kind != "ids" or field.padding is None or len(field.shape) < 2:
+            continue
+        array = trial.base[field.place].copy()
+        array[:, : max(field.shape[1] // 4, 1)] = field.padding
+        what = f"Positions of padding in front of {field.name!r}"
+        why = (
+            "as a softmax of a row of minus infinity does. Hide keys with a large finite number, "
+            "such as -1e9, or let each position see itself"
         )
-        taken = trial.as_model_takes(inputs)
-        shows = f"With these inputs, output {wrong[0]} holds NaN."
-        exact = not trial.weights
-        witness = Witness(taken, taken, what, wrong[0], (), 0.0, exact=exact, shows=shows)
-        note = Note("finding", tuple(places), text, _CONSTANT)
-        yield Check("numbers", "not finite", note, witness)
+        yield from _not_a_number(trial, field, array, what, why, _HIDDEN)
+
+
+def _not_a_number(
+    trial: Trial, field: Field, array: np.ndarray, what: str, why: str, reference: str
+) -> Iterator[Check]:
+    """Yield a finding if an output is NaN for these numbers of an input."""
+    import numpy as np
+
+    inputs = {**trial.base, field.place: array}
+    values = trial.run(inputs)
+
+    def is_wrong(place: Place) -> bool:
+        return _are(np.isnan, values.get(place))
+
+    wrong = [number for number, place in enumerate(trial.graph.outputs) if is_wrong(place)]
+    if not wrong:
+        return
+    places = trial.first_crossings(is_wrong)
+    text = f"{what} make the output NaN, first at {named(trial.graph, places, 3)}, {why}."
+    taken = trial.as_model_takes(inputs)
+    shows = f"With these inputs, output {wrong[0]} holds NaN."
+    exact = not trial.weights
+    witness = Witness(taken, taken, what, wrong[0], (), 0.0, exact=exact, shows=shows)
+    yield Check("numbers", "not finite", Note("finding", tuple(places), text, reference), witness)
 
 
 def _are(is_wrong: np.ufunc, array: np.ndarray | None) -> bool:

@@ -83,6 +83,7 @@ class Trial:
         masks: The implicit masks of values, in the first run.
         assigned: id(variable) of the states that inference assigns, such as used seeds; _OUTSIDE
             if it draws from a generator outside of the model.
+        mixes_samples: Whether samples see each other, so that one alone may change in a run.
     """
 
     model: keras.Model
@@ -93,6 +94,7 @@ class Trial:
     dtypes: dict[Place, str] = field(default_factory=dict)
     masks: dict[Place, np.ndarray] = field(default_factory=dict)
     assigned: set[int] = field(default_factory=set)
+    mixes_samples: bool = False
 
     @staticmethod
     def of(model: Any) -> Trial:
@@ -191,10 +193,20 @@ class Trial:
     def at(self, samples: Samples) -> Trial:
         """Return the trial with changes of other positions in the same batches."""
         other = replace(self, samples=samples)
-        _ = self.noise  # computed once
         if not any(field.kind == "texts" for field in samples.fields):  # their length differs
-            vars(other).update({k: vars(self)[k] for k in _OF_BATCH if k in vars(self)})
+            self._share_runs(other)
         return other
+
+    def with_mixed_samples(self) -> Trial:
+        """Return the trial of a model whose samples see each other."""
+        other = replace(self, mixes_samples=True)
+        self._share_runs(other)
+        return other
+
+    def _share_runs(self, other: Trial) -> None:
+        """Give another trial what was computed of the same batch."""
+        _ = self.noise  # computed once
+        vars(other).update({k: vars(self)[k] for k in _OF_BATCH if k in vars(self)})
 
     @cached_property
     def base(self) -> dict[str, np.ndarray]:
@@ -209,7 +221,7 @@ class Trial:
     @cached_property
     def probed(self) -> dict[str, dict[Place, np.ndarray]]:
         """Input's id -> all values after a change of one position in every row but the first."""
-        return {field.place: self.run(self.probe(field)) for field in self.probed_fields}
+        return {field.place: self._run_probes(field) for field in self.probed_fields}
 
     @cached_property
     def learns_differently(self) -> bool:
@@ -235,20 +247,27 @@ class Trial:
         """As `probed`, in training mode; empty if no layer differs there."""
         if not self.learns_differently:
             return {}
-        return {f.place: self.run(self.probe(f), training=True) for f in self.probed_fields}
+        return {f.place: self._run_probes(f, training=True) for f in self.probed_fields}
 
     @cached_property
     def probed_fields(self) -> tuple[Field, ...]:
         """The inputs whose positions are changed."""
         return tuple(filter(self.samples.is_probed, self.samples.fields))
 
-    def probe(self, field: Field) -> dict[str, np.ndarray]:
-        """Return the base batch with a change of one position in every row but the first."""
-        where = [
-            (row, position)
-            for row, position in enumerate(self.samples.probes, start=self.samples.first)
-        ]
-        return self.samples.changed(self.base, field.place, where)
+    def _run_probes(self, field: Field, training: bool = False) -> dict[Place, np.ndarray]:
+        """Return all values after a change of one position in every row but the first."""
+        where = [*enumerate(self.samples.probes, start=self.samples.first)]
+        if not self.mixes_samples:
+            return self.run(self.samples.changed(self.base, field.place, where), training)
+        before = self.values_in_training if training else self.values
+        found = {place: array.copy() for place, array in before.items()}
+        for row, position in where:
+            alone = self.samples.changed(self.base, field.place, [(row, position)])
+            for place, array in self.run(alone, training).items():
+                own, new = self.rows_first(found[place]), self.rows_first(array)
+                if own is not None and new is not None:
+                    own[row] = new[row]  # of the copy, of which `own` is a view
+        return found
 
     def as_model_takes(self, inputs: Mapping[str, np.ndarray]) -> Any:
         """Return inputs by id in the structure with which the model is called."""

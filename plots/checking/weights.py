@@ -90,8 +90,9 @@ def _note(trial: Trial, layers: list[str]) -> Note | None:
     reasons += ["its result changes with what it takes, as behind an ops.stop_gradient"] * any(
         _stops(trial, node) for node in nodes
     )
-    unused = [layer for layer in layers if _is_unused(trial, layer)]
-    reasons += ["the `call` of the layer does not use them"] * bool(unused)
+    used = [used for layer in layers if (used := _is_used(trial, layer)) is not None]
+    reasons += ["the `call` of the layer does not use them"] * (False in used)
+    reasons += ["its result changes with them, as behind an ops.stop_gradient"] * (True in used)
     where = f"It ends at {named(trial.graph, ends, 3)}" if ends else ""
     why = ": ".join(filter(None, [where, *reasons[:1]]))
     text = (
@@ -196,13 +197,13 @@ def _reason(node: Node) -> str:
     return ""
 
 
-def _is_unused(trial: Trial, layer: str) -> bool:
-    """Return whether a layer of one's own returns the same with other weights."""
+def _is_used(trial: Trial, layer: str) -> bool | None:
+    """Return whether what a layer of one's own returns changes with its weights, or None."""
     import numpy as np
     from keras import ops
 
     if not trial.graph.node(layer).call_class:
-        return False
+        return None
     own = {
         id(v): v
         for call in trial.calls
@@ -216,14 +217,14 @@ def _is_unused(trial: Trial, layer: str) -> bool:
         if v.trainable
     ]
     if not state or trial.random:
-        return False
+        return None
     for training in (False, True):
         before = trial.values_in_training if training else trial.values
         after = trial.run(trial.base, training, state=state)
         places = [place for place in before if place[0] == layer]
         if any(not np.array_equal(before[p], after[p], equal_nan=True) for p in places):
-            return False
-    return True
+            return True
+    return False
 
 
 def _makes_whole(trial: Trial, node: Node) -> bool:
@@ -278,7 +279,10 @@ def _loss(trial: Trial, values: Mapping[tuple[str, int], Any], seed: int) -> Any
 def gradients_of(
     trial: Trial, variables: Mapping[int, Any], seed: int, training: bool
 ) -> dict[int, np.ndarray]:
-    """Return id(variable) -> gradient of a random loss, in training mode or in inference."""
+    """Return id(variable) -> gradient of a random loss, in training mode or in inference.
+
+    Losses that layers add (`add_loss`) are added to it.
+    """
     import keras
     from keras import ops
 
@@ -291,10 +295,13 @@ def gradients_of(
 
     def loss_at(tensors: Mapping[str, Any]) -> Any:
         state = [(variables[int(key)], tensor) for key, tensor in tensors.items()]
-        scope = keras.StatelessScope(state, initialize_variables=False)
+        scope = keras.StatelessScope(state, collect_losses=True, initialize_variables=False)
         with scope, training_mode(training), repeatable(seed):
             compute = computing(training, {})
-            return _loss(trial, run_calls(trial.graph, trial.calls, fed, {}, compute), seed)
+            loss = _loss(trial, run_calls(trial.graph, trial.calls, fed, {}, compute), seed)
+        for added in scope.losses:  # by layers, such as that of a codebook
+            loss = loss + ops.cast(ops.sum(added), "float32")
+        return loss
 
     return {int(key): as_array(_dense(value)) for key, value in gradient(loss_at, at).items()}
 

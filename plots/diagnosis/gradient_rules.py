@@ -252,4 +252,6 @@ def _is_table_of_positions(constant: Constant, stream: Shape) -> bool:
         return False
     *batch, length, width = shape
     fits = stream[1] in (length, None) and stream[2] == width and not constant.pattern
+    if length == width and stream[1] == stream[2]:  # pairs of positions, as of an adjacency
+        return False
     return fits and length != 1 and width != 1 and set(batch) <= {1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Real
 
 from plots.annotations import Note, shape_text
@@ -49,9 +49,9 @@ def channels_first_image(graph: Graph) -> Iterator[Note]:
         if taken is None or node.config.get("data_format") != "channels_last":
             continue
         _, channels, *sides = taken.outputs[0].shape
-        is_square = len(sides) == 2 and sides[0] == sides[1] and (sides[0] or 0) >= _SMALLEST_SIDE
-        if channels in _CHANNELS and is_square:
-            yield (finding if channels == _CHANNELS[-1] else remark)(
+        if channels in _CHANNELS and _are_sides(sides):
+            is_square = sides[0] == sides[1]
+            yield (finding if channels == _CHANNELS[-1] and is_square else remark)(
                 [taken.id, node.id],
                 f"An image with channels first: {named(graph, [taken.id])} has the shape "
                 f"{shape_text(taken.outputs[0].shape)}, and {named(graph, [node.id])} takes "
@@ -60,6 +60,12 @@ def channels_first_image(graph: Graph) -> Iterator[Note]:
                 "keras.layers.Permute((2, 3, 1)).",
                 _LAYOUT,
             )
+
+
+def _are_sides(sizes: Sequence[int | None]) -> bool:
+    """Return whether two sizes look like the height and the width of an image."""
+    known = sorted(size for size in sizes if size is not None)
+    return len(sizes) == len(known) == 2 and known[0] >= _SMALLEST_SIDE and known[1] <= 2 * known[0]
 
 
 def _input_behind(graph: Graph, node: Node) -> Node | None:
@@ -160,6 +166,38 @@ def embedding_of_floats(graph: Graph) -> Iterator[Note]:
                     "the ids themselves; normalised numbers go to a Dense.",
                     _EMBEDDING,
                 )
+
+
+@diagnosis_rule("embedding_of_narrow_ids")
+def embedding_of_narrow_ids(graph: Graph) -> Iterator[Note]:
+    """Ids are cast to a type that does not hold the last rows of their table."""
+    for node in graph.nodes:
+        rows = node.config.get("input_dim")
+        edges = graph.incoming[node.id]
+        if not node.is_a({"Embedding"}) or not isinstance(rows, int) or not edges:
+            continue
+        before, dtype = graph.node(edges[0].source), edges[0].tensor.dtype
+        largest = _largest_whole(dtype)
+        if before.kind != "input" and largest is not None and largest < rows - 1:
+            yield finding(
+                [node.id, before.id],
+                f"Ids of a type that is too narrow: {named(graph, [before.id])} makes them "
+                f"{dtype}, which is exact up to {largest}, and {named(graph, [node.id])} has "
+                f"{rows} rows, so that larger ids become other ones. Cast to int32.",
+                _EMBEDDING,
+            )
+
+
+def _largest_whole(dtype: str) -> int | None:
+    """Return the number up to which a type holds all whole numbers; None if that is unknown."""
+    if dtype in _MANTISSAS:
+        return 2 ** _MANTISSAS[dtype]
+    sign, _, bits = dtype.rpartition("int")
+    return 2 ** (int(bits) - (sign != "u")) - 1 if bits.isdecimal() else None
+
+
+_MANTISSAS = {"float16": 11, "bfloat16": 8, "float32": 24}
+"""Bits of the whole numbers that are exact."""
 
 
 @diagnosis_rule("embedding_of_one_hot_vectors")

@@ -1,15 +1,22 @@
-"""Rules on numbers: logarithms and roots of what may be 0."""
+"""Rules on numbers: logarithms and roots of what may be 0, and exponentials that overflow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from plots.annotations import Note
 from plots.diagnosis.activations import CLIPPED, activation_of, last_call
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
-from plots.graph import Graph, Node
-from plots.layers import is_subtraction
+from plots.graph import Edge, Graph, Node
+from plots.layers import (
+    LINEAR_PROJECTIONS,
+    PRODUCTS,
+    is_identity_like,
+    is_softmax,
+    is_subtraction,
+)
+from plots.softmaxes import float_inputs, softmax_axes
 from plots.traversal import data_flow
 
 _ROUNDED = "Goodfellow et al. 2016, Deep Learning, section 4.1"
@@ -97,3 +104,45 @@ def root_of_zero(graph: Graph) -> Iterator[Note]:
             "infinite, and NaN after a product with 0. Add a small number before the root.",
             _ROOT,
         )
+
+
+@diagnosis_rule("bare_exponential")
+def bare_exponential(graph: Graph) -> Iterator[Note]:
+    """A softmax in steps, exp(x) / sum(exp(x)), of scores without a limit."""
+    places = {
+        node.id: exponential.id
+        for node in graph.nodes
+        if not is_softmax(node) and softmax_axes(graph, node)
+        if (exponential := _exponential(graph, node)) and _is_unlimited(graph, exponential)
+    }
+    if places:
+        yield remark(
+            [*places, *places.values()],
+            f"A softmax in steps: {named(graph, [*places])} divides exponentials by their sum, and "
+            f"{doing(graph, [*places.values()], 'take')} scores without a limit: above 88 the "
+            "exponential is infinite in float32, above 11 in float16, and the result NaN. Take "
+            "ops.softmax, which subtracts the largest score.",
+            _ROUNDED,
+        )
+
+
+def _exponential(graph: Graph, node: Node) -> Node | None:
+    """Return the exponential that a softmax in steps begins with."""
+    before: Node | None = node
+    while before is not None and before.operation != "Exp":
+        floats = float_inputs(graph, before)
+        before = graph.node(floats[0].source) if floats else None
+    return before
+
+
+def _is_unlimited(graph: Graph, exponential: Node) -> bool:
+    """Return whether an exponential takes sums of products, past factors and constants."""
+    edges: Sequence[Edge] = graph.incoming[exponential.id]
+    while len(edges) == 1:
+        node = graph.node(edges[0].source)
+        if node.is_a(LINEAR_PROJECTIONS) or node.operation in PRODUCTS | {"Sum"}:
+            return activation_of(node) in ("", "linear", "relu")
+        if not (is_identity_like(node) or node.operation in ("Divide", "TrueDivide", "Where")):
+            return False
+        edges = float_inputs(graph, node)
+    return False

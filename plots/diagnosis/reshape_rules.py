@@ -15,12 +15,14 @@ from plots.diagnosis.projections import up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.graph import Edge, Graph, Node, Shape
 from plots.layers import SHAPE_CHANGES, is_crop
+from plots.softmaxes import ELEMENTWISE
 from plots.traversal import data_flow
 
 _ORDER = (
     "numpy.org/doc/stable/reference/generated/numpy.reshape.html; Dosovitskiy et al. 2021, "
     "An Image is Worth 16x16 Words, section 3.1"
 )
+_BROADCAST = "numpy.org/doc/stable/user/basics.broadcasting.html, general broadcasting rules"
 _FEW = 4
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
 
@@ -48,6 +50,33 @@ def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
             "to (b, t, n, h) and then a transpose to (b, n, t, h); to merge them, transpose first.",
             f"{_VASWANI}.2",
         )
+
+
+@diagnosis_rule("samples_as_features")
+def samples_as_features(graph: Graph) -> Iterator[Note]:
+    """An operation sets the samples of one tensor beside the features of another one.
+
+    That is one with fewer axes, whose axes NumPy and Keras count from the last one.
+    """
+    flow = data_flow(graph)
+    for node in graph.nodes:
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        if node.kind != "operation" or node.operation not in ELEMENTWISE or len(edges) < 2:
+            continue
+        few, many = sorted(edges, key=lambda edge: len(edge.tensor.shape))[:: len(edges) - 1]
+        own, other = few.tensor.shape, many.tensor.shape
+        beside = other[len(other) - len(own)] if 0 < len(own) < len(other) else None
+        is_batch = own[:1] == other[:1] == (None,) and flow.depends_on_input(few.source)
+        if is_batch and beside is not None and beside > 1:
+            yield finding(
+                [node.id, few.source],
+                f"The samples of a batch beside other sizes: {named(graph, [node.id])} takes "
+                f"{shape_text(own)} of {named(graph, [few.source])} and {shape_text(other)}, and "
+                f"aligns the last axes, so that the first sample meets the first of {beside} "
+                f"numbers of every sample. It runs with 1 or {beside} samples alone. Keep an axis "
+                "of size 1: ops.expand_dims(x, -1).",
+                _BROADCAST,
+            )
 
 
 def _mixes(graph: Graph, reshape: Node) -> bool:

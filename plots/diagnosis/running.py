@@ -77,8 +77,10 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
     diagnosed = diagnose(replace(graph, notes=(*graph.notes, *seen)))
     rules = [note for note in diagnosed.notes if note not in seen]
     kept = [note for note in rules if not _is_superseded(note, found.checks)]
-    blocked = {i for n in kept if n.kind == "finding" and "gradient" in n.text for i in n.about}
-    equal = {i for n in kept if n.kind == "finding" and "same tensor" in n.text for i in n.about}
+    findings = [note for note in kept if note.kind == "finding"]
+    blocked = {i for n in findings if "gradient" in n.text for i in _with_layers(graph, n.about)}
+    equal = {i for n in findings if "same tensor" in n.text for i in n.about}
+    mistaken = {i for n in findings for i in n.about}
     said = [
         check.note
         for check in found.checks
@@ -86,11 +88,18 @@ def diagnose_model(model: keras.Model, open_layers: bool = False) -> Graph:
         # Structure says the same.
         and not (check.property == "dead weights" and not blocked.isdisjoint(check.note.about))
         and not (check.property == "sharing" and equal.issuperset(check.note.about))
+        and not (check.property == "effects" and not mistaken.isdisjoint(check.note.about))
     ]
     text = found.text
     notes = [Note("description", (), text)] if text else []
     placed = [replace(note, about=_places(graph, note.about)) for note in said]
     return replace(diagnosed, notes=_merged(kept, [*notes, *placed]))
+
+
+def _with_layers(graph: Graph, about: Iterable[str]) -> Iterator[str]:
+    """Yield ids of calls, and of the opened layers around them."""
+    for place in about:
+        yield from (place, *graph.node(place).opened)
 
 
 def _without_noise(graph: Graph, trial: Trial) -> Iterator[str]:
