@@ -299,22 +299,17 @@ def _key_axis(graph: Graph, attention: Attention) -> tuple[Origin, list[Origin]]
 # Scores -----------------------------------------------------------------------------------------
 
 
-@diagnosis_rule("dropout_on_scores")
-def dropout_on_scores(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A dropout on scores: {places:set} scores of {others} to 0 before the softmax, which hides no "
+    "key, exp(0) = 1. Drop weights, after the softmax.",
+    f"{_VASWANI}.1; keras.layers.MultiHeadAttention, dropout",
+)
+def dropout_on_scores(graph: Graph) -> Iterator[tuple[str, str]]:
     """A dropout comes before the softmax of an attention, and sets scores to 0."""
-    places: dict[str, str] = {}
     for attention in attentions_with_masks(graph)[0]:
         for node in map(graph.node, attention.masking):
             if node.is_a({"Dropout"}) and node.config.get("rate"):
-                places[node.id] = attention.id
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"A dropout on scores: {doing(graph, [*places], 'set')} scores of "
-            f"{named(graph, [*dict.fromkeys(places.values())])} to 0 before the softmax, which "
-            "hides no key, exp(0) = 1. Drop weights, after the softmax.",
-            f"{_VASWANI}.1; keras.layers.MultiHeadAttention, dropout",
-        )
+                yield node.id, attention.id
 
 
 @diagnosis_rule("score_scale")

@@ -9,7 +9,15 @@ from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.projections import projection_behind
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, finding_rule, named, remark
+from plots.diagnosis.rules import (
+    diagnosis_rule,
+    doing,
+    finding,
+    finding_rule,
+    named,
+    remark,
+    remark_rule,
+)
 from plots.graph import Edge, Graph
 from plots.layers import is_additive_merge, is_identity_like, is_norm
 from plots.streams import residual_streams
@@ -79,13 +87,17 @@ def _positions_of(graph: Graph, node_id: str, output: int) -> frozenset[str]:
     return inputs if all(graph.node(i).kind == "input" for i in inputs) else frozenset()
 
 
-@diagnosis_rule("memory_of_embeddings")
-def memory_of_embeddings(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A memory of embeddings: {places:attend} to vectors of {others} that no layer has read, such "
+    "as those before an encoder, not after it. Attend to the output of the encoder, if there is "
+    "one.",
+    _VASWANI,
+)
+def memory_of_embeddings(graph: Graph) -> Iterator[tuple[str, str]]:
     """A causal stack attends to embeddings of tokens that no layer has read."""
     attentions, _, masked = attentions_with_masks(graph)
     flow = data_flow(graph)
     decodes = [a for a in attentions if a.is_self and masked[a.id].causal]
-    places: dict[str, str] = {}
     for attention in attentions:
         follows = any(flow.depends(attention.query.source, on=own.output) for own in decodes)
         if attention.is_self or not follows:
@@ -93,16 +105,7 @@ def memory_of_embeddings(graph: Graph) -> Iterator[Note]:
         edges = [*attention.keys, *attention.values]
         behind = [_table_behind(graph, edge) for edge in edges]
         if all(behind):
-            places[attention.id] = behind[0]
-    if places:
-        tables = [*dict.fromkeys(places.values())]
-        yield remark(
-            [*places, *tables],
-            f"A memory of embeddings: {doing(graph, [*places], 'attend')} to vectors of "
-            f"{named(graph, tables)} that no layer has read, such as those before an encoder, not "
-            "after it. Attend to the output of the encoder, if there is one.",
-            _VASWANI,
-        )
+            yield attention.id, behind[0]
 
 
 def _table_behind(graph: Graph, edge: Edge) -> str:

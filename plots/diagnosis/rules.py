@@ -63,7 +63,7 @@ def _rule_of_one_note(
         @functools.wraps(find)
         def rule(graph: Graph) -> list[Note]:
             pairs = dict((found, "") if isinstance(found, str) else found for found in find(graph))
-            places, others = [*pairs], [*filter(None, pairs.values())]
+            places, others = [*pairs], [*dict.fromkeys(filter(None, pairs.values()))]
             names = {"places": _Names(graph, places), "others": _Names(graph, others)}
             return [note([*places, *others], text.format(**names), reference)] if pairs else []
 
