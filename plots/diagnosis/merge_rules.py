@@ -34,7 +34,7 @@ from plots.layers import (
     merge_sign,
 )
 from plots.streams import residual_streams
-from plots.traversal import data_flow
+from plots.traversal import data_flow, walk_back
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
@@ -343,10 +343,9 @@ def _chain(graph: Graph, node: Node, kinds_: tuple[str, ...]) -> list[str]:
 
 def _behind(graph: Graph, edge: Edge, merges: set[str]) -> bool:
     """Return whether a tensor is the sum at one of some merges, up to an activation or norm."""
-    node = graph.node(edge.source)
-    while node.id not in merges and _is_between_blocks(node) and len(graph.incoming[node.id]) == 1:
-        node = graph.node(graph.incoming[node.id][0].source)
-    return node.id in merges
+    start = graph.node(edge.source)
+    end = walk_back(graph, start, lambda n: n.id not in merges and _is_between_blocks(n))
+    return end.id in merges
 
 
 def _ahead(graph: Graph, node_id: str, starts: set[str]) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from plots.diagnosis.activations import BENT, CLIPPED, activation_of
-from plots.diagnosis.projections import past_dropouts
+from plots.diagnosis.projections import past_dropouts, past_layout
 from plots.diagnosis.rules import finding_rule, remark_rule
 from plots.graph import Edge, Graph, Node, Shape
 from plots.layers import (
@@ -14,11 +14,10 @@ from plots.layers import (
     SHAPE_CHANGES,
     is_additive_merge,
     is_attention,
-    is_identity_like,
     is_linear_projection,
     is_norm,
 )
-from plots.traversal import data_flow
+from plots.traversal import data_flow, walk_back
 
 _HE = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 3.1"
 _HU = "Hu et al. 2018, Squeeze-and-Excitation Networks, section 3.2"
@@ -63,7 +62,7 @@ def _unbounded_factors(
     flow = data_flow(graph)
     for node in graph.nodes:
         for edge, other in _factors(graph, node):
-            like, maker = other.tensor.shape, _past_layout(graph, edge)
+            like, maker = other.tensor.shape, past_layout(graph, edge)
             is_own = is_linear_projection(maker) and flow.depends(maker.id, on=other.source)
             if is_own and len(like) > 2 and edge.tensor.shape == shape_for(like) != like:
                 yield node.id, maker.id
@@ -106,7 +105,7 @@ def scale_near_zero(graph: Graph) -> Iterator[tuple[str, str]]:
     """Normalised features are multiplied by the output of a new layer, which is about 0."""
     for node in graph.nodes:
         for edge, other in _factors(graph, node):
-            maker, norm = _past_layout(graph, edge), _past_layout(graph, other)
+            maker, norm = past_layout(graph, edge), past_layout(graph, other)
             is_new = is_linear_projection(maker) and _begins_at_zero(maker)
             is_condition = (
                 len(edge.tensor.shape) == len(other.tensor.shape) and 1 in (edge.tensor.shape[1:-1])
@@ -135,8 +134,7 @@ def variance_for_deviation(graph: Graph) -> Iterator[tuple[str, str]]:
         )
         if node.operation == "Exp" and is_scale and not node.constants:
             maker = graph.node(graph.incoming[node.id][0].source)
-            while maker.is_a(SHAPE_CHANGES | PARTS) and len(graph.incoming[maker.id]) == 1:
-                maker = graph.node(graph.incoming[maker.id][0].source)
+            maker = walk_back(graph, maker, lambda call: call.is_a(SHAPE_CHANGES | PARTS))
             if maker.has_own_name and _LOG_VARIANCE.search(maker.name):
                 yield node.id, maker.id
 
@@ -153,8 +151,7 @@ def scale_never_below_one(graph: Graph) -> Iterator[tuple[str, str]]:
         if node.operation != "Exp" or not any(taker.is_a({"Multiply"}) for taker in takers):
             continue
         maker = graph.node(graph.incoming[node.id][0].source)
-        while maker.operation == "Multiply" and len(graph.incoming[maker.id]) == 1:
-            maker = graph.node(graph.incoming[maker.id][0].source)
+        maker = walk_back(graph, maker, lambda call: call.operation == "Multiply")
         if activation_of(maker) in CLIPPED:
             yield node.id, maker.id
 
@@ -165,17 +162,6 @@ def _factors(graph: Graph, node: Node) -> Iterator[tuple[Edge, Edge]]:
     if node.is_a({"Multiply"}) and len(edges) == 2 and not node.constants:
         yield edges[0], edges[1]
         yield edges[1], edges[0]
-
-
-def _past_layout(graph: Graph, edge: Edge) -> Node:
-    """Return the call that computes the numbers of a tensor, or those that it is a part of."""
-    node = graph.node(edge.source)
-    while is_identity_like(node) or node.is_a(SHAPE_CHANGES | PARTS):
-        edges = graph.incoming[node.id]
-        if len(edges) != 1:
-            break
-        node = graph.node(edges[0].source)
-    return node
 
 
 def _begins_at_zero(node: Node) -> bool:

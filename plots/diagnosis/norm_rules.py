@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from plots.annotations import Note, shape_text
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds, sources
-from plots.diagnosis.projections import past_dropouts, projection_behind
+from plots.diagnosis.projections import past_dropouts, past_layout, projection_behind
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, remark_rule
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     FUSED_ATTENTION,
-    PARTS,
-    SHAPE_CHANGES,
     TRANSPOSITIONS,
     is_additive_merge,
-    is_identity_like,
     is_linear_projection,
     is_norm,
 )
@@ -230,20 +227,11 @@ def norm_on_values(graph: Graph) -> Iterator[Note]:
 
 def _norm_of_projection(graph: Graph, edge: Edge) -> str:
     """Return the norm of a projection that a tensor is, up to its layout; "" if it is none."""
-    norm = _past_layout(graph, edge)
-    is_one = is_norm(norm) and len(graph.incoming[norm.id]) == 1
-    if not is_one or not is_linear_projection(_past_layout(graph, graph.incoming[norm.id][0])):
+    norm = past_layout(graph, edge, TRANSPOSITIONS)
+    if not is_norm(norm) or len(graph.incoming[norm.id]) != 1:
         return ""
-    return norm.id
-
-
-def _past_layout(graph: Graph, edge: Edge) -> Node:
-    node = graph.node(edge.source)
-    while (is_identity_like(node) or node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS)) and (
-        len(graph.incoming[node.id]) == 1
-    ):
-        node = graph.node(graph.incoming[node.id][0].source)
-    return node
+    before = past_layout(graph, graph.incoming[norm.id][0], TRANSPOSITIONS)
+    return norm.id if is_linear_projection(before) else ""
 
 
 def _origin(graph: Graph, edge: Edge, projects: bool) -> tuple[str, int]:

@@ -22,6 +22,7 @@ from plots.layers import (
     is_linear_projection,
 )
 from plots.softmaxes import float_inputs, softmax_axes
+from plots.traversal import walk_back
 
 _POOLING = "Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, section 2.1"
 _RETENTION = "Sun et al. 2023, RetNet, section 2.1, has no softmax on purpose, and a norm after it"
@@ -207,7 +208,6 @@ def _projected(graph: Graph, edge: Edge) -> tuple[str, int] | None:
 
 def _part_of_projection(graph: Graph, edge: Edge) -> tuple[str, int] | None:
     """Return a tensor if it is a part of a projection, as of queries, keys and values."""
-    node = graph.node(edge.source)
-    while node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS) and len(graph.incoming[node.id]) == 1:
-        node = graph.node(graph.incoming[node.id][0].source)
+    layout = SHAPE_CHANGES | TRANSPOSITIONS | PARTS
+    node = walk_back(graph, graph.node(edge.source), lambda node: node.is_a(layout))
     return (edge.source, edge.output) if is_linear_projection(node) else None
