@@ -220,15 +220,20 @@ def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
 )
 def gate_that_is_added(graph: Graph) -> Iterator[tuple[str, str]]:
     """A sigmoid of one projection is added to another projection of the same tensor."""
-    for node in graph.nodes:
-        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
-        if not is_additive_merge(node) or len(edges) != 2 or node.constants:
-            continue
+    for node, edges in sums_of_two(graph):
         gates = [end for edge in edges if (end := past_dropouts(graph, edge, only=True))]
         of = [_projected(graph, gate) for gate in gates]
         is_gate = [activation_of(gate) == "sigmoid" for gate in gates]
         if sorted(is_gate) == [False, True] and None not in of and len({*of}) == 1:
             yield node.id, gates[is_gate.index(True)].id
+
+
+def sums_of_two(graph: Graph) -> Iterator[tuple[Node, list[Edge]]]:
+    """Yield the calls that add two tensors and nothing else, and the edges of these tensors."""
+    for node in graph.nodes:
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        if is_additive_merge(node) and len(edges) == 2 and not node.constants:
+            yield node, edges
 
 
 def _projected(graph: Graph, node: Node) -> tuple[str, int] | None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
+from plots.diagnosis.merge_rules import sums_of_two
 from plots.diagnosis.norm_rules import CHANNEL_NORMS
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, finding, finding_rule, named
 from plots.graph import Edge, Graph, Node
-from plots.layers import is_additive_merge, is_attention, is_linear_projection
+from plots.layers import is_attention, is_linear_projection
 from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3.2"
@@ -30,10 +31,7 @@ def shortcut_of_the_branch(graph: Graph) -> Iterator[tuple[str, str]]:
     the input of the block is lost.
     """
     flow = data_flow(graph)
-    for node in graph.nodes:
-        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
-        if not is_additive_merge(node) or len(edges) != 2 or node.constants:
-            continue
+    for node, edges in sums_of_two(graph):
         for branch, shortcut in (edges, edges[::-1]):
             projection = _projection(graph, shortcut)
             if projection is None or not graph.incoming[projection.id]:
@@ -66,10 +64,7 @@ def shortcut_of_the_first_block(graph: Graph) -> Iterator[Note]:
     flow = data_flow(graph)
     attended = {attention.output for attention in attentions_with_masks(graph)[0]}
     merges: dict[tuple[str, int], list[tuple[str, str]]] = {}  # shortcut -> (merge, its branch)
-    for node in graph.nodes:
-        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
-        if not is_additive_merge(node) or len(edges) != 2 or node.constants:
-            continue
+    for node, edges in sums_of_two(graph):
         for shortcut, branch in (edges, edges[::-1]):
             end = past_dropouts(graph, branch)
             is_sublayer = end is not None and (
