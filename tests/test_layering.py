@@ -19,7 +19,7 @@ FORBIDDEN = {
 NUMERIC_LIBRARIES = {"keras", "keras_hub", "keras_nlp", "tensorflow", "jax", "torch", "numpy"}
 MUST_START_FAST = (
     "builders/spec.py",
-    "builders/spec_fields.py",
+    *(f"builders/{path.name}" for path in (ROOT / "builders").glob("*_fields.py")),
     "builders/variants.py",
     "builders/registry.py",
     *(f"builders/published/{path.name}" for path in (ROOT / "builders/published").glob("*.py")),
