@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from plots.graph import Edge, Node, Shape, Tensor, namespace_of
+from plots.graph import Constant, Edge, Node, Shape, Tensor, namespace_of
 from plots.layers import ADDS_LOSSES, JOINS, SHAPE_TRAIT, SOFTMAX_TRAIT, TRACED
 from plots.reading.functions import reason_for_one_call
 from plots.reading.ids import CallIds
@@ -53,6 +53,14 @@ from plots.reading.tracing import (
 )
 from plots.reading.traits import graph_inside, traits_of
 from plots.reading.unused import Opened, nodes_of_unused_weights
+
+
+class _Given(NamedTuple):
+    """The arguments of a call: edges by port, constants, and arrays or weights by port."""
+
+    edges: dict[str, Edge]
+    constants: list[Constant]
+    known: dict[str, Any]
 
 
 class Reader:
@@ -122,16 +130,7 @@ class Reader:
             return
         if "." in operation.name:
             self.flat[place.prefix.removesuffix(".")] = False
-        inner: Sequence[tuple[str, int] | None] | None = None
-        reason = ""
-        if self.open_nested:
-            inner = self._open_model(call, place)
-        is_opened = inner is None and self._is_opened(call)
-        if is_opened or (inner is None and self._is_function(call)):
-            try:
-                inner = self._open_layer(call, place)
-            except ClosedError as error:
-                reason = str(error) if is_opened else ""
+        inner, reason = self._read_inside(call, place)
         if inner is not None:
             ends = zip(call.outputs, inner, strict=True)
             origin.update({id(tensor): end for tensor, end in ends if end is not None})
@@ -140,36 +139,72 @@ class Reader:
             place = replace(place, opened=self._ids.enter(operation, place))
             operation = _inside(operation)
         node_id = self._ids.new(operation, place.prefix)
-        edges: dict[str, Edge] = {}
-        constants = []
+        if reason := reason or reason_for_one_call(operation):
+            self.closed[node_id] = reason
+        given = self._given_to(call, node_id, origin)
+        node = self._node(call, operation, node_id, place, given)
+        node = self._with_traced_work(node, call)
+        if any(self._add_losses):
+            node = replace(node, traits=(*node.traits, ADDS_LOSSES))
+        self.nodes.append(node)
+        self.edges.extend(given.edges.values())
+        results = tuple((node_id, k) for k in range(len(call.outputs)))
+        self.recorded.append(
+            RecordedCall(call, place.when, given.edges, results, node.declaration, given.known)
+        )
+        origin.update(zip(map(id, call.outputs), results, strict=True))
+        for mask in self._masks.propagate_mask(call):
+            self._read_mask(mask, origin)
+        self._put_run_time_mask(call, place)
+
+    def _read_inside(
+        self, call: Any, place: Place
+    ) -> tuple[Sequence[tuple[str, int] | None] | None, str]:
+        """Read the calls inside a call that is opened.
+
+        Returns its outputs, None if it is not opened, and why it could not be.
+        """
+        if self.open_nested and (inner := self._open_model(call, place)) is not None:
+            return inner, ""
+        is_opened = self._is_opened(call)
+        if is_opened or self._is_function(call):
+            try:
+                return self._open_layer(call, place), ""
+            except ClosedError as error:
+                return None, str(error) if is_opened else ""
+        return None, ""
+
+    def _given_to(self, call: Any, node_id: str, origin: dict[int, tuple[str, int]]) -> _Given:
+        """Return the arguments of a call, after reading its masks."""
+        given = _Given({}, [], {})
         masks = dict(implicit_masks_of(call, self._masks.of))
         for mask in masks.values():
             self._read_mask(mask, origin)
-        known = {}
         for port, value in [*arguments_of(call, without=masks), *masks.items()]:
             if (array := self._known(value)) is not None:
-                known[port] = array
-                constants.append(constant_of(port, array))
+                given.known[port] = array
+                given.constants.append(constant_of(port, array))
             elif id(value) in origin:
                 source, output = origin[id(value)]
                 tensor = self._tensor(value)
-                edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
+                given.edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
             elif value is not None:
-                constants.append(constant_of(port, value))
-        read = [weight for traced in self._traced for weight in traced.read_by(operation)]
-        if reason := reason or reason_for_one_call(operation):
-            self.closed[node_id] = reason
+                given.constants.append(constant_of(port, value))
+        return given
+
+    def _node(self, call: Any, operation: Any, node_id: str, place: Place, given: _Given) -> Node:
+        """Return the node of a call of an operation."""
         outputs = tuple(self._tensor(tensor) for tensor in call.outputs)
         declaration = None
         if operation is call.operation:  # not the layer of a `TimeDistributed`
-            ports = [*edges, *(port for port, _ in arguments_of(call))]
-            inputs = {port: edge.tensor.shape for port, edge in edges.items()}
+            ports = [*given.edges, *(port for port, _ in arguments_of(call))]
+            inputs = {port: edge.tensor.shape for port, edge in given.edges.items()}
             shapes = [tensor.shape for tensor in outputs]
             declaration = read_declaration(operation, dict.fromkeys(ports), inputs, shapes)
-        name = place.prefix + operation.name
-        node = Node(
+        read = [weight for traced in self._traced for weight in traced.read_by(operation)]
+        return Node(
             id=node_id,
-            name=name,
+            name=place.prefix + operation.name,
             kind=kind_of(call),
             class_name=type(operation).__name__,
             bases=base_names(operation.__class__),
@@ -178,24 +213,13 @@ class Reader:
             outputs=outputs,
             trainable=getattr(operation, "trainable", None) if not call.is_input else None,
             config=config_of(operation),
-            constants=tuple(constants),
+            constants=tuple(given.constants),
             declaration=declaration,
             call_class=call_class(type(operation)),
             opens_with=self._opening_option(call.operation),
             opened=place.opened,
-            **self._weights.sizes_of(operation, [*filter(is_weight, known.values()), *read]),
+            **self._weights.sizes_of(operation, [*filter(is_weight, given.known.values()), *read]),
         )
-        node = self._with_traced_work(node, call)
-        if any(self._add_losses):
-            node = replace(node, traits=(*node.traits, ADDS_LOSSES))
-        self.nodes.append(node)
-        self.edges.extend(edges.values())
-        results = tuple((node_id, k) for k in range(len(call.outputs)))
-        self.recorded.append(RecordedCall(call, place.when, edges, results, declaration, known))
-        origin.update(zip(map(id, call.outputs), results, strict=True))
-        for mask in self._masks.propagate_mask(call):
-            self._read_mask(mask, origin)
-        self._put_run_time_mask(call, place)
 
     def _put_run_time_mask(self, call: Any, place: Place) -> None:
         """Set the mask of an embedding that attaches it when it runs."""
