@@ -197,12 +197,6 @@ class Trial:
         return other
 
     @cached_property
-    def layers(self) -> dict[str, Any]:
-        """Id of a call in the graph -> its layer or operation."""
-        found = {call.results[0][0]: call.record.operation for call in self.calls if call.results}
-        return {node_id: layer for node_id, layer in found.items() if node_id in self.graph.index}
-
-    @cached_property
     def base(self) -> dict[str, np.ndarray]:
         """The batch that others are compared with."""
         return self.samples.base()
@@ -264,6 +258,12 @@ class Trial:
         if isinstance(structure, list | tuple) and len(structure) == 1:
             return flat[0]
         return keras.tree.pack_sequence_as(structure, flat)
+
+    @cached_property
+    def layers(self) -> dict[str, Any]:
+        """Id of a call in the graph -> its layer or operation."""
+        found = {call.results[0][0]: call.record.operation for call in self.calls if call.results}
+        return {node_id: layer for node_id, layer in found.items() if node_id in self.graph.index}
 
     @property
     def is_batch_fixed(self) -> bool:
