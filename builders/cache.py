@@ -32,7 +32,7 @@ import keras
 from keras import KerasTensor, ops
 
 from builders.components import component
-from builders.masks import Reach, is_visible, reach_prefixed
+from builders.masks import MaskInReach, Reach, is_visible, reach_prefixed
 from builders.prefixes import prefix_slot_mask
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -325,7 +325,7 @@ class KeyPositions(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class SlotMask(keras.layers.Layer):
+class SlotMask(MaskInReach):
     """Mask of the slots to attend to: positions (b, t), slots (b, c) -> bool (b, t, c).
 
     Args:
@@ -334,16 +334,9 @@ class SlotMask(keras.layers.Layer):
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,bs->bts"}
 
-    def __init__(self, window: int | None, chunk: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reach = Reach(window, chunk)
-
     def call(self, positions: Tensor, slots: Tensor) -> Tensor:
         seen = slots[:, None, :]
         return ops.logical_and(seen > 0, is_visible(positions[:, :, None], seen - 1, self.reach))
 
     def compute_output_spec(self, positions: KerasTensor, slots: KerasTensor) -> KerasTensor:
         return KerasTensor((*positions.shape, slots.shape[1]), dtype="bool")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.reach._asdict()}

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import keras
 from keras import KerasTensor, ops
 
-from builders.masks import Reach, combined, is_visible, reach_prefixed
+from builders.masks import MaskInReach, Reach, combined, is_visible, reach_prefixed
 from builders.scope import LayerScope
 
 Tensor = Any
@@ -54,7 +54,7 @@ class DocumentPositions(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class DocumentMask(keras.layers.Layer):
+class DocumentMask(MaskInReach):
     """Mask of the keys of the query's document that are not after it: starts -> bool (b, t, t).
 
     Args:
@@ -63,10 +63,6 @@ class DocumentMask(keras.layers.Layer):
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->btt", "role": "causal_mask"}
 
-    def __init__(self, window: int | None = None, chunk: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reach = Reach(window, chunk)
-
     def call(self, starts: Tensor) -> Tensor:
         positions = places_in_documents(starts)
         past = is_visible(positions[:, :, None], positions[:, None, :], self.reach)
@@ -74,9 +70,6 @@ class DocumentMask(keras.layers.Layer):
 
     def compute_output_spec(self, starts: KerasTensor) -> KerasTensor:
         return KerasTensor((*starts.shape, starts.shape[1]), dtype="bool")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.reach._asdict()}
 
 
 def places_in_documents(starts: Tensor) -> Tensor:

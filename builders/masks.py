@@ -64,8 +64,19 @@ class PaddingMask(keras.layers.Layer):
         return {**super().get_config(), "pad_token_id": self.pad_token_id}
 
 
+class MaskInReach(keras.layers.Layer):
+    """Base of layers that return a mask of the keys within a `Reach`; they take its limits."""
+
+    def __init__(self, window: int | None = None, chunk: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reach = Reach(window, chunk)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.reach._asdict()}
+
+
 @keras.saving.register_keras_serializable(package="builders")
-class CausalMask(keras.layers.Layer):
+class CausalMask(MaskInReach):
     """Mask of the keys that are not after the query: tokens (b, t) -> bool (1, t, t).
 
     Args:
@@ -74,10 +85,6 @@ class CausalMask(keras.layers.Layer):
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->1tt", "role": "causal_mask"}
 
-    def __init__(self, window: int | None = None, chunk: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reach = Reach(window, chunk)
-
     def call(self, tokens: Tensor) -> Tensor:
         positions = ops.arange(ops.shape(tokens)[1])
         return is_visible(positions[None, :, None], positions[None, None, :], self.reach)
@@ -85,12 +92,9 @@ class CausalMask(keras.layers.Layer):
     def compute_output_spec(self, tokens: KerasTensor) -> KerasTensor:
         return KerasTensor((1, tokens.shape[1], tokens.shape[1]), dtype="bool")
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.reach._asdict()}
-
 
 @keras.saving.register_keras_serializable(package="builders")
-class WindowMask(keras.layers.Layer):
+class WindowMask(MaskInReach):
     """Mask of the keys near the query, on both sides: tokens (b, s) -> bool (1, s, s).
 
     Args:
@@ -100,19 +104,12 @@ class WindowMask(keras.layers.Layer):
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt->1tt"}
 
-    def __init__(self, window: int | None, chunk: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reach = Reach(window, chunk)
-
     def call(self, tokens: Tensor) -> Tensor:
         positions = ops.arange(ops.shape(tokens)[1])
         return self.reach.holds(positions[None, :, None], positions[None, None, :])
 
     def compute_output_spec(self, tokens: KerasTensor) -> KerasTensor:
         return KerasTensor((1, tokens.shape[1], tokens.shape[1]), dtype="bool")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.reach._asdict()}
 
 
 @keras.saving.register_keras_serializable(package="builders")

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import keras
 from keras import KerasTensor, ops
 
-from builders.masks import Reach, combined, is_visible, reach_prefixed
+from builders.masks import MaskInReach, Reach, combined, is_visible, reach_prefixed
 from builders.scope import LayerScope
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="builders")
-class PrefixMask(keras.layers.Layer):
+class PrefixMask(MaskInReach):
     """Mask of the keys that are not after the query, or that are in the prefix with it.
 
     Tokens (b, t), lengths of the prefixes (b,) -> bool (b, t, t).
@@ -30,10 +30,6 @@ class PrefixMask(keras.layers.Layer):
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,b->btt", "role": "prefix_mask"}
 
-    def __init__(self, window: int | None = None, chunk: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reach = Reach(window, chunk)
-
     def call(self, tokens: Tensor, prefix_length: Tensor) -> Tensor:
         positions = ops.arange(ops.shape(tokens)[1], dtype="int32")[None]
         last = ops.maximum(positions, ops.cast(prefix_length, "int32")[:, None] - 1)  # (b, t)
@@ -43,12 +39,9 @@ class PrefixMask(keras.layers.Layer):
     def compute_output_spec(self, tokens: KerasTensor, prefix_length: KerasTensor) -> KerasTensor:
         return KerasTensor((*tokens.shape, tokens.shape[1]), dtype="bool")
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.reach._asdict()}
-
 
 @keras.saving.register_keras_serializable(package="builders")
-class PrefixSlotMask(keras.layers.Layer):
+class PrefixSlotMask(MaskInReach):
     """Mask of the slots of a cache to attend to: in the first step, all that hold a token.
 
     Positions of new tokens (b, t), slots (b, c), index () -> bool (b, t, c). The index is the
@@ -59,10 +52,6 @@ class PrefixSlotMask(keras.layers.Layer):
     """
 
     graph_declaration: ClassVar[dict[str, Any]] = {"signature": "bt,bs,->bts"}
-
-    def __init__(self, window: int | None = None, chunk: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.reach = Reach(window, chunk)
 
     def call(self, positions: Tensor, slots: Tensor, index: Tensor) -> Tensor:
         newest = ops.max(slots, axis=1, keepdims=True) - 1  # (b, 1), a position
@@ -75,9 +64,6 @@ class PrefixSlotMask(keras.layers.Layer):
         self, positions: KerasTensor, slots: KerasTensor, index: KerasTensor
     ) -> KerasTensor:
         return KerasTensor((*positions.shape, slots.shape[1]), dtype="bool")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.reach._asdict()}
 
 
 def prefix_mask(

@@ -1,7 +1,8 @@
 """The fields of a `TransformerSpec`, by part of the model.
 
 A field is defined here and nowhere else: its type, default or derivation, allowed values and
-documentation. `builders.fields` has the kinds of fields.
+documentation. `builders.fields` has the kinds of fields, and the modules `builders.*_fields` the
+larger parts.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from builders.attention_fields import Attention, LatentAttention
 from builders.errors import invalid_value
 from builders.expert_fields import Experts
 from builders.fields import (
     MOST_BLOCKS,
     MOST_POSITIONS,
     MOST_TOKENS,
-    MOST_WIDTH,
     block_overrides,
     choice,
     component_name,
@@ -24,16 +25,14 @@ from builders.fields import (
     fraction,
     names,
     non_negative_int,
-    number,
-    optional_int,
     optional_number,
-    optional_numbers,
     positive_int,
     positive_number,
     rate,
     token_id,
 )
 from builders.mixer_fields import Mixers
+from builders.position_fields import Positions
 from builders.residual_fields import AcrossBlocks, ResidualStream
 
 KINDS = ("decoder_only", "encoder_decoder", "encoder_only")
@@ -141,216 +140,6 @@ class Embeddings:
     pad_token_id: int | None = token_id(
         "token that pads short sequences and is masked in attention; `None`: no token is padding.",
         default=0,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Positions:
-    """Positions."""
-
-    positions: str = component_name(
-        "`learned`; `sinusoidal`, sine and cosine interleaved as in the paper; "
-        "`sinusoidal_concat`, all sines before all cosines as in tensor2tensor; `coordinates`, the "
-        "sines and cosines of the position plus those of the block's number, before every block "
-        "(Dehghani et al. 2019, Universal Transformer); `rotary` (Su et al. 2021); `alibi` (Press "
-        "et al. 2022); `relative` (T5; Raffel et al. 2020, section 2.1); or `none`.",
-        (
-            *("learned", "sinusoidal", "sinusoidal_concat", "coordinates"),
-            *("rotary", "alibi", "relative", "none"),
-        ),
-        default="learned",
-        by_block=True,
-    )
-    rotary_base: float = number(
-        "wavelengths of `rotary` are 2 pi base^(2 i / r), in tokens.",
-        least=1,
-        default=10_000.0,
-        by_block=True,
-    )
-    rotary_dim: int = positive_int(
-        "channels of a head that are rotated, `r`; `None`: all h.",
-        derive=lambda spec: spec.head_dim,
-        by_block=True,
-    )
-    rotary_scaling: str = component_name(
-        "extension to sequences longer than those of pretraining: `none`, `linear` (Chen et al. "
-        "2023), `llama3` (Llama 3.1), `yarn` (Peng et al. 2023) or `longrope` (Ding et al. 2024; "
-        "Phi-3).",
-        ("none", "linear", "llama3", "yarn", "longrope"),
-        default="none",
-        by_block=True,
-    )
-    rotary_factor: float = number(
-        "factor by which sequences are extended.", least=1, default=1.0, by_block=True
-    )
-    rotary_original_length: int = positive_int(
-        "maximum sequence length of pretraining; `None`: `max_sequence_length`.",
-        derive=lambda spec: spec.max_sequence_length,
-        most=MOST_POSITIONS,
-        by_block=True,
-    )
-    rotary_low_freq_factor: float = number(
-        "pairs of channels that rotate less often than this within the original length are scaled "
-        "by the whole factor (`llama3`: low_freq_factor; `yarn`: beta_slow).",
-        least=0,
-        default=1.0,
-        by_block=True,
-    )
-    rotary_high_freq_factor: float = number(
-        "pairs that rotate more often are not scaled (`llama3`: high_freq_factor; `yarn`: "
-        "beta_fast, 32 in the paper).",
-        least=0,
-        default=4.0,
-        by_block=True,
-    )
-    rotary_whole_pairs: bool = flag(
-        "`yarn` rounds the two borders between scaled and unscaled pairs outwards, to whole pairs. "
-        "gpt-oss does not (there, truncate=False).",
-        default=True,
-        by_block=True,
-    )
-    rotary_short_factors: tuple[float, ...] | None = optional_numbers(
-        "`longrope` divides the frequency of each of the r/2 pairs of channels by one of these, in "
-        "sequences of at most `rotary_original_length` tokens. In cached decoding the number of "
-        "slots of the cache counts.",
-        by_block=True,
-    )
-    rotary_long_factors: tuple[float, ...] | None = optional_numbers(
-        "the same, in longer sequences.", by_block=True
-    )
-    rotary_magnitude: float | None = optional_number(
-        "factor of the rotated channels; `None`: that of the scaling, which is 0.1 ln(factor) + 1 "
-        "with `yarn` and 1 with the others.",
-        by_block=True,
-    )
-    relative_buckets: int = positive_int("distance buckets of `relative`.", default=32)
-    relative_max_distance: int = positive_int(
-        "distance from which on all keys share the last bucket.", default=128, most=MOST_POSITIONS
-    )
-    relative_by_block: bool = flag(
-        "each block has its own biases of distance buckets (Chung et al. 2023, UniMax, umT5), and "
-        "not all blocks of a stack the same.",
-        default=False,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Attention:
-    """Attention."""
-
-    attention: str = component_name(
-        "`graph` wires every step as a node; `layer` is one "
-        "`keras_hub.layers.CachedMultiHeadAttention` node with equal numbers.",
-        ("graph", "layer"),
-        default="graph",
-    )
-    attention_window: int | None = optional_int(
-        "keys that self-attention attends to: in a decoder, the query's own and those just before "
-        "it (Mistral; Beltagy et al. 2020, section 3.1); with `encoder_only`, also as many after "
-        "it; `None`: all. The encoder of an `encoder_decoder` has no window.",
-        none="for full attention",
-        by_block=True,
-    )
-    attention_chunk: int | None = optional_int(
-        "length of the chunks that a sequence is divided into: self-attention attends to keys of "
-        "the query's own chunk only (Llama 4, section on iRoPE); `None`: to all. The encoder of an "
-        "`encoder_decoder` has no chunks.",
-        none="for one chunk",
-        by_block=True,
-    )
-    prefix_lm: bool = flag(
-        "in a `decoder_only` model, the tokens of a prefix attend to all of the prefix, and those "
-        "after it to earlier tokens (Dong et al. 2019, UniLM, section 2.3; Raffel et al. 2020, T5, "
-        "section 3.2.1). The model also takes the length of the prefix of each row; a prompt is "
-        "the prefix of what is generated. A window is on both sides in the prefix.",
-        default=False,
-    )
-    mask_target_padding: bool = flag(
-        "mask padding in the self-attention of a decoder. T5 does not: its targets start with "
-        "the padding token.",
-        default=True,
-    )
-    attention_bias: bool = flag(
-        "biases of query, key and value projections; with latents, of the projections to these "
-        "and to the shared keys.",
-        default=True,
-    )
-    attention_output_bias: bool = flag(
-        "a bias of the output projection; `None`: `attention_bias`.",
-        derive=lambda spec: spec.attention_bias,
-    )
-    attention_scale: float | None = optional_number(
-        "factor of the scores q k^T; `None`: 1 / sqrt(h)."
-    )
-    attention_soft_cap: float | None = optional_number(
-        "cap of the scores s, which become cap * tanh(s / cap) (Gemma 2, section 2); `None`: no "
-        "cap."
-    )
-    attention_temperature: float = number(
-        "strength a of a factor of the queries of self-attention that grows with their position p, "
-        "1 + a ln(1 + floor((p + 1) / `attention_temperature_floor`)) (Llama 4, 0.1; Nakanishi "
-        '2025, "Scalable-Softmax"); 0: no factor.',
-        least=0,
-        default=0.0,
-        by_block=True,
-    )
-    attention_temperature_floor: int = positive_int(
-        "positions in each step of that factor.", default=8192, most=MOST_POSITIONS, by_block=True
-    )
-    attention_sinks: bool = flag(
-        "a trained logit for each head, the sink, next to the scores in their softmax. Its weight "
-        "has no value, so that the weights of all keys may be small (OpenAI 2025, gpt-oss, section "
-        "2; with a logit of 0, softmax-off-by-one).",
-        default=False,
-        by_block=True,
-    )
-    attention_gate: bool = flag(
-        "multiply what each head reads by the sigmoid of a projection of the token, before the "
-        'output projection (Qiu et al. 2025, "Gated Attention for Large Language Models"; '
-        "Qwen3-Next). The projection has a bias with `attention_bias`.",
-        default=False,
-    )
-    qk_norm: bool = flag(
-        "a norm of every query and key (Henry et al. 2020; Qwen 3).", default=False, by_block=True
-    )
-    qk_norm_heads: str = choice(
-        "what that norm is over: `shared`, the h channels of a head, with one gain for all heads; "
-        "`separate`, the same with a gain for each head (Command R+); `tied`, that gain being one "
-        "for queries and keys (nGPT); or `joint`, the channels of all heads at once (OLMo 2).",
-        ("shared", "separate", "tied", "joint"),
-        default="shared",
-    )
-    qk_norm_gain: bool = flag(
-        "trained weights of that norm; `None`: `norm_gain`, or True with `separate` and `tied`. "
-        "Llama 4 has none.",
-        derive=lambda spec: spec.norm_gain or spec.qk_norm_heads in ("separate", "tied"),
-    )
-    qk_norm_after_rotary: bool = flag(
-        "apply that norm after queries and keys are rotated (Llama 4, nGPT), and not before.",
-        default=False,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LatentAttention:
-    """Latent attention."""
-
-    latent_dim: int | None = optional_int(
-        "width of a vector of each token, the latent, from which the keys and values of all heads "
-        "are computed, and which a cache holds in their place (DeepSeek-AI 2024, DeepSeek-V2, "
-        "section 2.1). It has a norm. The first r channels of a key, `rotary_dim`, are no product "
-        "with it: all heads share them. `None`: no latents.",
-        none="for keys and values of their own",
-        most=MOST_WIDTH,
-    )
-    query_latent_dim: int | None = optional_int(
-        "width of a latent that the queries are computed from, where `latent_dim` is given.",
-        none="for queries that are computed from the token",
-        most=MOST_WIDTH,
-    )
-    value_dim: int = positive_int(
-        "width of the values of a head; `None`: h, and h - r with latents.",
-        derive=lambda spec: spec.head_dim - (spec.latent_dim is not None) * spec.rotary_dim,
     )
 
 

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from functional_models.studies.compare import compare as compare
     from functional_models.studies.folder import load_study as load_study
     from functional_models.text_encoder import TextEncoder as TextEncoder
-    from functional_models.text_model import AttentionMaps as AttentionMaps
-    from functional_models.text_model import Generated as Generated
+    from functional_models.text_outputs import AttentionMaps as AttentionMaps
+    from functional_models.text_outputs import Generated as Generated
     from functional_models.tokenizer_training import train_tokenizer as train_tokenizer
     from functional_models.tokenizers import Tokenizer as Tokenizer
     from functional_models.tokenizers import load_tokenizer as load_tokenizer
@@ -59,10 +59,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "AttentionMaps": "text_model",
+    "AttentionMaps": "text_outputs",
     "CausalLM": "causal_lm",
     "ExactMatch": "losses",
-    "Generated": "text_model",
+    "Generated": "text_outputs",
     "InverseSquareRoot": "schedules",
     "MaskedLM": "objectives",
     "ParallelCorpus": "corpora",

@@ -26,7 +26,8 @@ from functional_models.objectives.prefixes import PrefixBatches
 from functional_models.recipe import Recipe, make_recipe
 from functional_models.samplers import check_option_names
 from functional_models.strided_batches import StridedBatches
-from functional_models.text_model import AttentionMaps, TextModel, TextPieces
+from functional_models.text_model import TextModel
+from functional_models.text_outputs import AttentionMaps, TextPieces
 from functional_models.token_streams import token_stream
 from functional_models.tokenizer_base import text_list
 from functional_models.tokenizers import Tokenizer, as_tokenizer

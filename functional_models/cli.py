@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    _add_spec_commands(command)
+    add_training_commands(command)
+    _add_text_commands(command)
+    _add_conversion_commands(command)
+    add_claims_command(command)
+    add_graph_commands(command)
+    return parser
+
+
+def _add_spec_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command("variants", variants, "list the named architectures", "--kind encoder_only")
     text = "list those that can be built as this kind; default: all"
     sub.add_argument("--kind", choices=KINDS, help=text)
@@ -148,8 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     add_flag(sub, "--layers", "also print the parameters by layer and the number of skip paths")
     add_spec_options(sub)
 
-    add_training_commands(command)
 
+def _add_text_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "continue a prompt with a trained language model"
     sub = command("generate", generate, text, 'out/book "Once upon a time" --stream')
     sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
@@ -176,6 +186,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("texts", nargs="*", metavar="TEXT", help=text)
     add_flag(sub, "--scores", "print the probability before each class")
 
+
+def _add_conversion_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     text = "write a TensorFlow SavedModel from text to text, or a folder of Hugging Face"
     sub = command("export", export, text, "out/book --to out/saved_model", quiet=True)
     sub.add_argument("model", metavar="FOLDER", help=FOLDER_HELP)
@@ -197,10 +209,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=text)
     text = "tokens, for KerasHub models without position embeddings; default: that of the source"
     sub.add_argument("--max-sequence-length", type=whole_number, metavar="N", help=text)
-
-    add_claims_command(command)
-    add_graph_commands(command)
-    return parser
 
 
 def variants(options: argparse.Namespace) -> None:

@@ -26,7 +26,8 @@ from functional_models.objectives.labels import (
 )
 from functional_models.objectives.masking import MaskedBatches, MaskedLM, Masker
 from functional_models.recipe import Recipe, make_recipe
-from functional_models.text_model import AttentionMaps, TextModel
+from functional_models.text_model import TextModel
+from functional_models.text_outputs import AttentionMaps
 from functional_models.token_streams import token_stream
 from functional_models.tokenizers import Tokenizer, as_tokenizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.layers import is_softmax
-from plots.traversal import Reachability, once_per_graph
+from plots.traversal import Reachability, once_per_graph, walk_back
 
 _KEEPS_SUMS = frozenset({"Add", "ExpandDims", "Maximum"})  # with a small constant, for one
 _MERGES = frozenset({"Add", "Maximum", "Minimum", "Multiply", "Subtract"})
@@ -21,8 +21,7 @@ def softmax_axes(graph: Graph, node: Node) -> tuple[int, ...]:
         axes = node.config.get("axis", -1)
     elif node.operation in ("Divide", "TrueDivide") and len(graph.incoming[node.id]) == 2:
         given, total = (graph.node(edge.source) for edge in graph.incoming[node.id])
-        while total.operation in _KEEPS_SUMS and len(graph.incoming[total.id]) == 1:
-            total = graph.node(graph.incoming[total.id][0].source)
+        total = walk_back(graph, total, lambda call: call.operation in _KEEPS_SUMS)
         edges = graph.incoming[total.id] if total.operation == "Sum" else ()
         is_its_sum = any(edge.source == given.id for edge in edges)
         axes = total.config.get("axis") if is_its_sum and _is_of_exp(graph, given) else ()

@@ -159,6 +159,16 @@ def data_flow(
     return Reachability(graph, follow, stop)
 
 
+def walk_back(graph: Graph, node: Node, passes: Callable[[Node], bool]) -> Node:
+    """Return the call that is reached backwards from a call, past calls with one input each.
+
+    `passes` says which of them are passed.
+    """
+    while passes(node) and len(graph.incoming[node.id]) == 1:
+        node = graph.node(graph.incoming[node.id][0].source)
+    return node
+
+
 def once_per_graph(function: Callable[[Graph], Result]) -> Callable[[Graph], Result]:
     """Decorator for functions of a graph: the result is kept with the graph, as that of a property.
 

@@ -65,7 +65,27 @@ def assert_greedy(generator, prompts, found, number, source=None, tolerance=1e-4
         assert len(new) == number or (len(new) < number and new[-1] == END)
 
 
+def assert_log_probabilities(generator, prompts, found, source=None, size=None):
+    """Check the log probabilities of sequences, of the first `size` tokens, by a forward pass."""
+    scores = generator.log_probabilities(prompts, [np.array(new) for new in found], source)
+    logits = full_logits(generator, prompts, found, source)
+    for x, new, score in zip(logits, found, scores, strict=True):
+        expected = log_softmax(x[:, :size])[np.arange(len(new)), new]
+        assert score.dtype == "float32"
+        np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-4)
+
+
 # Searches ---------------------------------------------------------------------------------------
+
+
+CONTRASTIVE = {"k": 3, "alpha": 0.5}
+
+
+def assert_contrastive(generator):
+    """Check contrastive search by forward passes, and return its results."""
+    expected = [contrastive_reference(generator, p.tolist(), 6, **CONTRASTIVE) for p in PROMPTS]
+    assert run(generator, PROMPTS, "contrastive", **CONTRASTIVE) == expected
+    return expected
 
 
 def contrastive_reference(generator, prompt, number, k, alpha):
@@ -100,6 +120,16 @@ def language_of_few_likely_tokens(**changes):
     bias = next(w for w in generator._model.weights if tuple(w.shape) == (31,))
     bias.assign(np.where(np.arange(31) < LIKELY, as_array(bias.value), -60.0))
     return generator
+
+
+def assert_best_continuations(generator):
+    """Check that wide beams find the best sequences of all, and return them."""
+    prompts = [np.array([2, 3]), np.array([4]), np.array([3, 3, 2])]
+    expected = exhaustive(generator, prompts, 2.0)
+    options = {"num_beams": 25, "num_return_sequences": 3, "length_penalty": 2.0}
+    found = generator(prompts, generator.sampler("beam", **options), max_new_tokens=LIMIT)
+    assert [[ids.tolist() for ids in row] for row in found] == [row[:3] for row in expected]
+    return found
 
 
 def exhaustive(generator, prompts, alpha):

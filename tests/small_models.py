@@ -38,6 +38,7 @@ OTHER_NUMBERS: dict[str, Any] = {
 }
 GROUPED = {"num_heads": 6, "num_key_value_heads": 3, "head_dim": 5}
 LATENTS = {"num_heads": 3, "head_dim": 11, "rotary_dim": 4, "latent_dim": 5, "value_dim": 13}
+ROTARY_LATENTS = {**LATENTS, "positions": "rotary", "query_latent_dim": 9, "norm": "rms"}
 TRANSLATOR = {"kind": "encoder_decoder"}
 
 

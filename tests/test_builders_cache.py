@@ -18,6 +18,7 @@ from decoding import (
 from small_models import (
     BATCH,
     GROUPED,
+    ROTARY_LATENTS,
     SOURCE_LENGTH,
     TARGET_LENGTH,
     TRANSLATOR,
@@ -45,8 +46,9 @@ import builders
         {"positions": "sinusoidal", "pad_token_id": None},
         {"attention_window": 3, "pad_token_id": None},
         {**TRANSLATOR, "pad_token_id": None},
+        ROTARY_LATENTS,  # rotated keys are in the cache
     ],
-    ids=["learned", "sinusoidal", "window", "translator"],
+    ids=["learned", "sinusoidal", "window", "translator", "latents"],
 )
 @pytest.mark.parametrize("num_tokens", [None, 1])
 def test_left_padded_rows_have_the_logits_of_each_row_alone(

@@ -22,6 +22,7 @@ from small_models import (
     BATCH,
     GROUPED,
     LATENTS,
+    ROTARY_LATENTS,
     TARGET_LENGTH,
     TRANSLATOR,
     VARIANTS_AND_KINDS,
@@ -411,8 +412,11 @@ def test_decode_returns_hidden_states_and_encode_returns_the_memory() -> None:
     assert relative_error(as_array(found), memory) <= 1e-5
 
 
-def test_a_decode_step_is_saved_and_loaded_with_its_weights(tmp_path: Path) -> None:
-    spec = small_spec()
+@pytest.mark.parametrize("changes", [{}, ROTARY_LATENTS], ids=["default", "latents"])
+def test_a_decode_step_is_saved_and_loaded_with_its_weights(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = small_spec(**changes)
     step = builders.build_decode_step(random_model(spec), spec)
     step.save(tmp_path / "step.keras")
     loaded = keras.saving.load_model(tmp_path / "step.keras")

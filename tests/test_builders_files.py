@@ -1,18 +1,15 @@
 """Saving, loading and rebuilding models, also in a process without TensorFlow."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from python_process import run_python
 from quick import slow_unless
 from small_models import copy_weights, logits_of, random_model, random_tokens, small_spec
 
-ROOT = Path(__file__).parent.parent
 QUICK = ("pre_learned", "concat_tied", "grouped_window")
 MODELS: dict[str, dict[str, Any]] = {
     "pre_learned": {"dropout": 0.1, "attention_dropout": 0.1, "embedding_dropout": 0.1},
@@ -59,19 +56,6 @@ MODELS: dict[str, dict[str, Any]] = {
         "initializer": "depth_scaled",
     },
 }
-
-
-def run_python(code: str, *arguments: str, **environment: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-5000:]
-    return result.stdout
 
 
 def as_arrays(tokens: Any) -> dict[str, np.ndarray]:

@@ -24,15 +24,13 @@ def random_heads(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(ROWS, LENGTH, HEADS, WIDTH)).astype("float32")
 
 
+def rotary_spec(**fields: Any) -> TransformerSpec:
+    sizes = {"vocabulary_size": 31, "num_layers": 1, "hidden_dim": HEADS * WIDTH}
+    return TransformerSpec(**sizes, num_heads=HEADS, positions="rotary", **fields)
+
+
 def rotate(x: np.ndarray, **fields: Any) -> np.ndarray:
-    spec = TransformerSpec(
-        vocabulary_size=31,
-        num_layers=1,
-        hidden_dim=HEADS * WIDTH,
-        num_heads=HEADS,
-        positions="rotary",
-        **fields,
-    )
+    spec = rotary_spec(**fields)
     layer = RotaryPositions(*component("rotary_scaling", spec.rotary_scaling)(spec))
     return as_array(layer(x, np.arange(x.shape[1], dtype="int32")[None]))
 
@@ -133,12 +131,7 @@ def test_yarn_is_that_of_its_authors_where_no_pair_is_between_the_limits(
 
     https://github.com/jquesnelle/yarn, `_yarn_find_correction_range` and `_yarn_linear_ramp_mask`.
     """
-    spec = TransformerSpec(
-        vocabulary_size=31,
-        num_layers=1,
-        hidden_dim=HEADS * WIDTH,
-        num_heads=HEADS,
-        positions="rotary",
+    spec = rotary_spec(
         rotary_base=base,
         rotary_scaling="yarn",
         rotary_factor=8.0,

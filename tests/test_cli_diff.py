@@ -1,18 +1,14 @@
 """`functional-models diff` and `plot`: exit codes, sources of models, and errors."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import pytest
 from keras import layers
+from python_process import run_python
 
 import plots
 from functional_models.cli import main
 from functional_models.graph_commands import read_model_or_graph
 
-ROOT = Path(__file__).parent.parent
 SMALL = ["--kind", "decoder_only", "--set", "num_layers=2", "--set", "vocabulary_size=97"]
 
 
@@ -139,10 +135,7 @@ def test_graphs_in_files_are_compared_without_keras(folder):
         f"assert main(['diff', {str(folder / '5.json')!r}, {str(folder / '7.json')!r}]) == 1\n"
         "assert 'keras' not in sys.modules\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(code)
 
 
 @keras.saving.register_keras_serializable()

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from quick import slow_unless
 from small_generators import (
+    CONTRASTIVE,
     END,
-    LIMIT,
     PROMPTS,
     ROOM,
+    assert_best_continuations,
+    assert_contrastive,
     assert_greedy,
-    contrastive_reference,
-    exhaustive,
+    assert_log_probabilities,
     full_logits,
     generator_of,
     language_of_few_likely_tokens,
@@ -31,7 +32,6 @@ from functional_models.generation import Generator
 SOURCE = np.array([[7, 5, 3, 11, 2, 0, 0], [13, 4, 0, 0, 0, 0, 0], [9, 9, 2, 6, 0, 0, 0]], "int32")
 # Shared options, so that the loop is compiled only once.
 BEAM = {"num_beams": 3, "length_penalty": 1.0, "num_return_sequences": 2}
-CONTRASTIVE = {"k": 3, "alpha": 0.5}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -136,26 +136,18 @@ def test_beams_with_a_window_and_grouped_heads_do_not_mix_rows(windowed):
 
 @pytest.mark.slow
 def test_contrastive_search_equals_the_reference(language):
-    expected = [contrastive_reference(language, p.tolist(), 6, 3, 0.5) for p in PROMPTS]
-    assert run(language, PROMPTS, "contrastive", **CONTRASTIVE) == expected
-    assert expected != run(language, PROMPTS)
+    found = assert_contrastive(language)
+    assert found != run(language, PROMPTS)
 
 
 @pytest.mark.slow
 def test_contrastive_search_reads_each_token_once_into_a_memory_that_adds_up():
-    language = generator_of(mixer="gated_delta", seed=2)
-    expected = [contrastive_reference(language, p.tolist(), 6, 3, 0.5) for p in PROMPTS]
-    assert run(language, PROMPTS, "contrastive", **CONTRASTIVE) == expected
+    assert_contrastive(generator_of(mixer="gated_delta", seed=2))
 
 
 @pytest.mark.slow
 def test_wide_beams_find_the_best_continuations():
-    generator = language_of_few_likely_tokens()
-    prompts = [np.array([2, 3]), np.array([4]), np.array([3, 3, 2])]
-    expected = exhaustive(generator, prompts, 2.0)
-    options = {"num_beams": 25, "num_return_sequences": 3, "length_penalty": 2.0}
-    found = generator(prompts, generator.sampler("beam", **options), max_new_tokens=LIMIT)
-    assert [[ids.tolist() for ids in row] for row in found] == [row[:3] for row in expected]
+    found = assert_best_continuations(language_of_few_likely_tokens())
     assert len({len(ids) for row in found for ids in row}) > 1  # some end early
 
 
@@ -240,12 +232,9 @@ def test_ids_beyond_the_vocabulary_are_never_chosen_or_counted(language):
     for name, options in [("greedy", {}), ("beam", BEAM)]:
         found = run(generator, PROMPTS, name, **options)
         assert max(itertools.chain(*found)) < 11 <= max(itertools.chain(*run(language, PROMPTS)))
-        logits = [x[:, :11] for x in full_logits(generator, PROMPTS, found)]
-        scores = generator.log_probabilities(PROMPTS, [np.array(new) for new in found])
-        for x, new, score in zip(logits, found, scores, strict=True):
-            expected = log_softmax(x)[np.arange(len(new)), new]
-            np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-4)
-            assert name != "greedy" or (x.argmax(axis=-1) == new).all()
+        assert_log_probabilities(generator, PROMPTS, found, size=11)
+        for x, new in zip(full_logits(generator, PROMPTS, found), found, strict=True):
+            assert name != "greedy" or (x[:, :11].argmax(axis=-1) == new).all()
 
 
 # Ends and limits
@@ -326,12 +315,7 @@ def test_log_probabilities_equal_those_of_the_forward_pass(language, translation
     samplers = [("random", {"seed": 1}), ("beam", BEAM)]
     for name, options in [("greedy", {}), *samplers[with_source:]]:
         found = run(generator, PROMPTS, name, 6, source, **options)
-        scores = generator.log_probabilities(PROMPTS, [np.array(new) for new in found], source)
-        logits = full_logits(generator, PROMPTS, found, source)
-        for x, new, score in zip(logits, found, scores, strict=True):
-            expected = log_softmax(x)[np.arange(len(new)), new]
-            assert score.dtype == "float32"
-            np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-4)
+        assert_log_probabilities(generator, PROMPTS, found, source)
 
 
 def test_compiled_loops_use_the_current_weights(language):

@@ -3,22 +3,19 @@
 The reference is a forward pass of the model over prompt and result, with the prompt as prefix.
 """
 
-import numpy as np
 import pytest
 from small_generators import (
-    LIMIT,
+    CONTRASTIVE,
     PROMPTS,
+    assert_best_continuations,
+    assert_contrastive,
     assert_greedy,
-    contrastive_reference,
-    exhaustive,
-    full_logits,
+    assert_log_probabilities,
     generator_of,
     language_of_few_likely_tokens,
-    log_softmax,
     run,
 )
 
-CONTRASTIVE = {"k": 3, "alpha": 0.5}
 WINDOW = {"num_layers": 2, "attention_window": 3, "positions": "rotary", "rotary_dim": 4}
 
 
@@ -61,25 +58,14 @@ def test_a_stream_ends_with_the_result_of_a_call(language):
 
 
 def test_log_probabilities_are_those_of_the_forward_pass(language):
-    found = run(language, PROMPTS)
-    scores = language.log_probabilities(PROMPTS, [np.array(new) for new in found])
-    rows = zip(full_logits(language, PROMPTS, found), found, scores, strict=True)
-    for logits, new, score in rows:
-        expected = log_softmax(logits)[np.arange(len(new)), new]
-        np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-4)
+    assert_log_probabilities(language, PROMPTS, run(language, PROMPTS))
 
 
 @pytest.mark.slow
 def test_contrastive_search_equals_the_reference(language):
-    expected = [contrastive_reference(language, p.tolist(), 6, 3, 0.5) for p in PROMPTS]
-    assert run(language, PROMPTS, "contrastive", **CONTRASTIVE) == expected
+    assert_contrastive(language)
 
 
 @pytest.mark.slow
 def test_wide_beams_find_the_best_continuations():
-    generator = language_of_few_likely_tokens(prefix_lm=True, num_layers=2)
-    prompts = [np.array([2, 3]), np.array([4]), np.array([3, 3, 2])]
-    expected = exhaustive(generator, prompts, 2.0)
-    options = {"num_beams": 25, "num_return_sequences": 3, "length_penalty": 2.0}
-    found = generator(prompts, generator.sampler("beam", **options), max_new_tokens=LIMIT)
-    assert [[ids.tolist() for ids in row] for row in found] == [row[:3] for row in expected]
+    assert_best_continuations(language_of_few_likely_tokens(prefix_lm=True, num_layers=2))

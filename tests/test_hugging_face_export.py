@@ -39,6 +39,15 @@ def weights_of(model):
     return {weight.path: as_array(weight) for weight in model.model.weights}
 
 
+def assert_read_as(model, folder):
+    """Check that a folder is read as a model of the same spec and weights."""
+    again = fm.from_hugging_face(folder)
+    assert not differences(model.spec, again.spec)
+    found, expected = weights_of(again), weights_of(model)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[path], array) for path, array in expected.items())
+
+
 @pytest.mark.sampled(10)
 @pytest.mark.parametrize(
     "name", slow_unless(is_plain, sorted(path.name for path in GOLDEN.iterdir()))
@@ -51,11 +60,7 @@ def test_what_is_read_is_written(tmp_path, name):
             fm.to_hugging_face(model, tmp_path, model_type="mt5")
         config["model_type"] = "t5"
     fm.to_hugging_face(model, tmp_path, model_type=config["model_type"])
-    again = fm.from_hugging_face(tmp_path)
-    assert not differences(model.spec, again.spec)
-    found, expected = weights_of(again), weights_of(model)
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[path], array) for path, array in expected.items())
+    assert_read_as(model, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -106,11 +111,7 @@ def test_a_published_variant_is_written_and_read_as_its_family(tmp_path, name):
     wrap = fm.TextEncoder if spec.kind == "encoder_only" else fm.CausalLM
     model = wrap(spec, byte_tokenizer())
     fm.to_hugging_face(model, tmp_path, model_type=PUBLISHED[name])
-    again = fm.from_hugging_face(tmp_path)
-    assert not differences(model.spec, again.spec)
-    found, expected = weights_of(again), weights_of(model)
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[path], array) for path, array in expected.items())
+    assert_read_as(model, tmp_path)
 
 
 def test_what_no_class_computes_is_refused_with_the_difference(tmp_path):

@@ -1,19 +1,16 @@
 """Latent attention: what its cache holds, and derived graphs that use kernels of other layers."""
 
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from decoding import ONE_BY_ONE, UNEVEN, decode_logits, initial_cache, shallow_spec
+from decoding import decode_logits, initial_cache, shallow_spec
 from small_models import (
     BATCH,
-    LATENTS,
+    ROTARY_LATENTS,
     SOURCE_LENGTH,
-    TARGET_LENGTH,
     TRANSLATOR,
-    as_array,
     logits_of,
     random_model,
     random_tokens,
@@ -26,11 +23,9 @@ from small_models import (
 import builders
 import functional_models as fm
 
-ROTARY = {**LATENTS, "positions": "rotary", "query_latent_dim": 9, "norm": "rms"}
-
 
 def test_a_cache_holds_latents_and_rotated_keys_which_all_heads_share() -> None:
-    spec = shallow_spec(**TRANSLATOR, **ROTARY)
+    spec = shallow_spec(**TRANSLATOR, **ROTARY_LATENTS)
     cache = initial_cache(shared_model(spec), spec, random_tokens(spec), 7)
     shapes = {name: tuple(entry.shape) for name, entry in cache.items() if "attention" in name}
     block = "decoder.block_0"
@@ -49,39 +44,8 @@ def test_the_cache_of_deepseek_v3_has_576_numbers_for_a_token_and_a_block() -> N
     assert builders.count_cache_bytes(spec, 1000, "bfloat16") - positions == 2 * 61 * 576 * 1000
 
 
-@pytest.mark.sampled(1)
-@pytest.mark.parametrize("num_tokens", [None, 1])
-def test_left_padded_rows_have_the_logits_of_each_row_alone(num_tokens: int | None) -> None:
-    """Rotated keys are in the cache, so that their positions start at the first token of a row."""
-    spec = shallow_spec(**ROTARY)
-    model, tokens = shared_model(spec), random_tokens(spec, padding=False)
-    lengths = (TARGET_LENGTH, 7, 5)
-    start = [TARGET_LENGTH - length for length in lengths]
-    padded = np.stack([np.roll(tokens[row], start[row]) for row in range(BATCH)])
-    chunks = UNEVEN if num_tokens is None else ONE_BY_ONE
-    logits = decode_logits(model, spec, padded, chunks, num_tokens, start=start)
-    for row, length in enumerate(lengths):
-        alone = logits_of(model, tokens[[row], :length])
-        assert relative_error(logits[[row], start[row] :], alone) <= 1e-5
-
-
-def test_a_decode_step_is_saved_and_loaded_with_the_kernels_that_it_uses(tmp_path: Path) -> None:
-    spec = shallow_spec(**ROTARY)
-    step = builders.build_decode_step(random_model(spec), spec)
-    step.save(tmp_path / "step.keras")
-    loaded = keras.saving.load_model(tmp_path / "step.keras")
-    inputs: dict[str, Any] = {
-        "tokens": np.array([[3]], "int32"),
-        "index": np.int32(0),
-        "start": np.zeros(1, "int32"),
-        "cache": builders.empty_cache(step, spec),
-    }
-    expected, found = (as_array(graph(inputs)["logits"]) for graph in (step, loaded))
-    np.testing.assert_array_equal(found, expected)
-
-
 def test_a_loaded_model_decodes_as_it_computes_whole_sequences(tmp_path: Path) -> None:
-    spec = shallow_spec(**ROTARY)
+    spec = shallow_spec(**ROTARY_LATENTS)
     model, tokens = random_model(spec), random_tokens(spec, padding=False)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -89,13 +53,13 @@ def test_a_loaded_model_decodes_as_it_computes_whole_sequences(tmp_path: Path) -
 
 
 def test_blocks_that_share_layers_share_the_products_with_their_kernels() -> None:
-    spec = shallow_spec(**ROTARY, num_layers=3, distinct_blocks=1)
+    spec = shallow_spec(**ROTARY_LATENTS, num_layers=3, distinct_blocks=1)
     model, tokens = random_model(spec), random_tokens(spec, padding=False)
     assert relative_error(decode_logits(model, spec, tokens), logits_of(model, tokens)) <= 1e-5
 
 
 def test_decoding_uses_low_rank_updates_of_the_kernels_of_latents() -> None:
-    spec = shallow_spec(**ROTARY)
+    spec = shallow_spec(**ROTARY_LATENTS)
     model, tokens = random_model(spec), random_tokens(spec, padding=False)
     before = logits_of(model, tokens)
     for role in ("key", "value"):
@@ -110,7 +74,7 @@ def test_decoding_uses_low_rank_updates_of_the_kernels_of_latents() -> None:
 
 @pytest.mark.slow
 def test_decoding_uses_quantized_kernels_of_latents() -> None:
-    spec = shallow_spec(**ROTARY)
+    spec = shallow_spec(**ROTARY_LATENTS)
     model, tokens = random_model(spec), random_tokens(spec, padding=False)
     with pytest.warns(UserWarning, match="quantize"):
         model.quantize("int8")

@@ -1,16 +1,14 @@
 """Import rules: functional_models -> builders, plots; no cycles; specs need no numeric library."""
 
 import ast
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import networkx as nx
 import pytest
+from python_process import run_python
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
@@ -21,7 +19,7 @@ FORBIDDEN = {
 NUMERIC_LIBRARIES = {"keras", "keras_hub", "keras_nlp", "tensorflow", "jax", "torch", "numpy"}
 MUST_START_FAST = (
     "builders/spec.py",
-    "builders/spec_fields.py",
+    *(f"builders/{path.name}" for path in (ROOT / "builders").glob("*_fields.py")),
     "builders/variants.py",
     "builders/registry.py",
     *(f"builders/published/{path.name}" for path in (ROOT / "builders/published").glob("*.py")),
@@ -178,16 +176,7 @@ def test_listing_variants_and_creating_specs_imports_no_numeric_library() -> Non
         "    assert builders.TransformerSpec.from_json(spec.to_json()) == spec\n"
         f"print(sorted({NUMERIC_LIBRARIES!r} & set(sys.modules)))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    assert run_python(code).strip() == "[]"
 
 
 def builders_names() -> set[str]:

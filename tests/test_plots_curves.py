@@ -2,20 +2,16 @@
 
 import cmath
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from python_process import run_python
 
 import plots
 from plots.figures import COLOURS
 
-ROOT = Path(__file__).parent.parent
 T, D = 13, 22
 
 
@@ -328,13 +324,4 @@ def test_figures_need_no_keras_and_no_display():
         "plots.signal_propagation({'a': [1.0]}, {})\n"
         "print({'keras', 'tensorflow', 'matplotlib.pyplot'} & set(sys.modules))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "set()"
+    assert run_python(code).strip() == "set()"

@@ -382,6 +382,14 @@ def test_other_packages_can_add_rules_and_a_failing_rule_is_skipped(monkeypatch)
         plots.diagnosis_rule("broken")(broken)
 
 
+def test_a_note_of_pairs_names_the_second_call_of_several_pairs_once():
+    softmax = ("shares", "Softmax", ["x"])
+    logs = [(name, "Log", ["shares"]) for name in ("first", "second")]
+    (note,) = rules._RULES["log_of_softmax"](made(("x", "InputLayer", []), softmax, *logs))
+    assert note.about == ("first", "second", "shares")
+    assert ": first and second take probabilities of shares, which" in note.text
+
+
 def test_all_rules_share_one_search_for_attentions(monkeypatch):
     searched = []
     search = attentions.find_attentions

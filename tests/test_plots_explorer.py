@@ -5,8 +5,6 @@ import gzip
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import keras
 import pytest
 from annotated_graphs import ATTENTION, annotated_decoder, graph_of
 from keras import layers
+from python_process import run_python
 
 import builders
 import plots
@@ -148,5 +147,4 @@ from plots.conformance import sample_graphs
 plots.to_html(sample_graphs(large=False)["one call"])
 print({name.partition(".")[0] for name in sys.modules} & {"keras", "numpy", "anywidget", "pydot"})
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert run_python(code).strip() == "set()"

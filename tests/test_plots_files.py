@@ -3,13 +3,12 @@
 import errno
 import os
 import stat
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from python_process import run_python
 
 import plots
 from plots.conformance import sample_graphs
@@ -174,5 +173,4 @@ def test_pipes_and_paths_below_files_are_refused(tmp_path):
 
 def test_importing_it_imports_neither_keras_nor_numpy():
     code = "import sys, plots.files; print({'keras', 'numpy', 'matplotlib'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert run_python(code).strip() == "set()"

@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import plots_models
 import pytest
 from keras import layers
+from python_process import ROOT, run_python
 
 import plots
 
@@ -128,32 +126,17 @@ print(plots_models.described())
 
 @pytest.mark.slow
 def test_ids_and_diagrams_are_equal_in_every_process():
-    tests = Path(__file__).parent
-    elsewhere = subprocess.run(
-        [sys.executable, "-c", DESCRIBE_ELSEWHERE],
-        env={
-            **os.environ,
-            "PYTHONHASHSEED": "12345",
-            "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert elsewhere.returncode == 0, elsewhere.stderr
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    elsewhere = run_python(DESCRIBE_ELSEWHERE, PYTHONHASHSEED="12345", PYTHONPATH=paths)
     here = plots_models.described()
-    assert elsewhere.stdout.strip() == here.strip()
+    assert elsewhere.strip() == here.strip()
     assert "dense#1" in here
 
 
 def test_importing_plots_imports_no_large_package():
     heavy = ["keras", "tensorflow", "keras_hub", "pydot", "pygraphviz", "matplotlib", "builders"]
     code = f"import sys, plots; print([name for name in {heavy} if name in sys.modules])"
-    root = Path(__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert run_python(code).strip() == "[]"
 
 
 class Subclassed(keras.Model):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from python_process import run_python
 
 import builders
 
@@ -90,7 +91,7 @@ def test_the_tables_of_plugins_and_formats_list_the_registered_ones() -> None:
     ours = "import json, plots; print(json.dumps([[[n, p.summary] for n, p in of().items()]"
     code = f"{ours} for of in (plots.list_plugins, plots.list_renderers)]))"
     # A process of its own, as other tests register plugins.
-    listed = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True).stdout)
+    listed = json.loads(run_python(code))
     plugins = re.findall(r"^\| `(\w+)` \| (.*?) \|$", ABOUT_PLOTS, re.M)
     formats = re.findall(r"^\| (\w+) \| `\..*?` \| (.*?) \|$", ABOUT_PLOTS, re.M)
     assert [[list(row) for row in plugins], [list(row) for row in formats]] == listed

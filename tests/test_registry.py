@@ -1,18 +1,14 @@
 """Variants and components that users register."""
 
-import subprocess
-import sys
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
+from python_process import run_python
 
 import builders
 from builders import components, registry
-
-ROOT = Path(__file__).parent.parent
 
 # Adding -----------------------------------------------------------------------------------------
 
@@ -94,13 +90,7 @@ except ValueError as error:
     print(error)
 print(builders.variant("mini_gpt").hidden_dim)
 """
-    printed = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parent,
-    ).stdout
+    printed = run_python(code)
     assert "variant 'gpt2_small' is registered already" in printed
     assert printed.endswith("256\n")
 

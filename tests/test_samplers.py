@@ -4,8 +4,6 @@ import copy
 import itertools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -13,6 +11,7 @@ import keras_hub
 import numpy as np
 import pytest
 from keras import ops
+from python_process import run_python
 from quick import slow_unless
 from toy_language import (
     STOP,
@@ -360,5 +359,4 @@ def test_importing_samplers_imports_no_numeric_library():
         "print(sorted({'numpy', 'keras', 'keras_hub', 'tensorflow', 'jax', 'torch'}"
         " & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.strip() == "[]", result.stderr
+    assert run_python(code).strip() == "[]"

@@ -21,7 +21,7 @@ from small_text_models import (
 import functional_models as fm
 from functional_models.corpora import TextCorpus
 from functional_models.generation import Generator
-from functional_models.text_model import TextPieces
+from functional_models.text_outputs import TextPieces
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,8 +1,5 @@
 """Tokenizers: lossless encoding, special ids, and errors."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras_hub
@@ -10,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from python_process import run_python
 from trained_tokenizers import TEXTS
 
 from functional_models.tokenizer_files import TOKENIZER_KINDS
 from functional_models.tokenizer_training import train_tokenizer
 from functional_models.tokenizers import as_tokenizer, load_tokenizer
 
-ROOT = Path(__file__).parent.parent
 LOSSLESS = ("byte", "byte_pair", "sentence_piece")
 
 
@@ -302,5 +299,4 @@ def test_tokenizers_do_not_need_tensorflow(kind, tmp_path):
         f"t = load_tokenizer({str(tmp_path)!r})\n"
         "assert t.decode(t.encode(['one two'])) == ['one two']\n"
     )
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+    run_python(code, KERAS_BACKEND="jax")

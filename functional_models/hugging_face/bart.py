@@ -23,6 +23,7 @@ from functional_models.hugging_face.family import (
 from functional_models.hugging_face.gpt import skipped
 from functional_models.hugging_face.rules import PADDING, activation, equal, several, without
 from functional_models.hugging_face.silent import CLASSIFIER, ORIGIN, TRAINING
+from functional_models.hugging_face.t5 import TABLES
 
 _ROLES = {"query": "q", "key": "k", "value": "v", "output": "out"}
 _POSITIONS = "embed_positions.weight"
@@ -144,12 +145,6 @@ _ALIASES = {
     "num_attention_heads": "encoder_attention_heads",
     "num_hidden_layers": "encoder_layers",
 }
-_TABLES = (
-    "shared.weight",
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "lm_head.weight",
-)
 _UNREAD_TABLE = {"shared.weight": "it is not read where both stacks have their own table"}
 # Targets are not masked: those of Marian and Pegasus start with the padding token.
 _BART = {**forms.BART, "mask_target_padding": False}
@@ -176,7 +171,7 @@ def _family(name: str, model_type: str, **changes: Any) -> Family:
         "silent": _SILENT,
         "aliases": _ALIASES,
         "prefix": "model.",
-        "tied": (_TABLES,),
+        "tied": (TABLES,),
         "stored": _has_bias,
         "left_out": _UNREAD_TABLE,
         "unread": {"final_logits_bias": "a bias of zeros"},
@@ -256,7 +251,7 @@ FAMILIES: tuple[Family, ...] = (
         silent=_SILENT,
         aliases=_ALIASES,
         prefix="model.",
-        tied=(_TABLES,),
+        tied=(TABLES,),
         computed=_STORED_SINUSOIDS,
         unread={"final_logits_bias": "a bias of zeros"},
         stored=_has_bias,

@@ -20,10 +20,12 @@ from builders.errors import similar_names
 from functional_models.checks import check_link, check_path, read_json
 from functional_models.folders import MODEL
 from functional_models.hugging_face import (
+    albert,
     bart,
     bert,
     cohere,
     deepseek,
+    distilbert,
     experts,
     falcon,
     gemma,
@@ -36,6 +38,7 @@ from functional_models.hugging_face import (
     olmo,
     phi3,
     qwen3_next,
+    roberta,
     smollm,
     t5,
 )
@@ -76,6 +79,9 @@ FAMILIES: tuple[Family, ...] = (
     *falcon.FAMILIES,
     *cohere.FAMILIES,
     *bert.FAMILIES,
+    *roberta.FAMILIES,
+    *distilbert.FAMILIES,
+    *albert.FAMILIES,
     *modernbert.FAMILIES,
     *t5.FAMILIES,
     *bart.FAMILIES,

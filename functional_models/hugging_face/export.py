@@ -249,9 +249,7 @@ def _stored(
         for expert, kernel in enumerate(value):
             yield place.weight.format(i=number and number[1], e=expert), kernel.T, None
         return
-    if isinstance(place, str):
-        place = Place(f"{place}.weight", f"{place}.bias")
-    name = place.bias if variable.name in ("bias", "beta") else place.weight
+    name = place.tensor(variable.name)
     if not name:
         if np.any(value):
             raise ValueError(f"there is no place for the bias of {layer}")

@@ -39,7 +39,6 @@ class Place:
         by_head: whether the scale of a norm is stored as (heads, head_dim), and is a vector here.
         of_experts: whether kernels and biases are those of all experts of a mixture, (e, inputs,
             outputs) and (e, outputs) with `inputs_first`.
-        by_head: whether a gain is stored as (heads, channels).
         by_channel: whether a kernel is stored as that of a convolution of single channels,
             (channels, 1, width).
     """
@@ -51,6 +50,10 @@ class Place:
     by_head: bool = False
     of_experts: bool = False
     by_channel: bool = False
+
+    def tensor(self, variable: str) -> str:
+        """Return the name of the tensor of a variable of the layer; "" if it is not stored."""
+        return self.bias if variable in ("bias", "beta") else self.weight
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,10 @@ class Computed:
 Layers = Mapping[str, str | Place | OfExperts | Computed]
 
 
-def place_of(layers: Layers, layer: str) -> str | Place | OfExperts | Computed | None:
+def place_of(layers: Layers, layer: str) -> Place | OfExperts | Computed | None:
     """Return the place of a layer: that of its block, or of the layers of this name in all."""
-    return layers.get(layer) or layers.get(re.sub(r"block_\d+", "block_{i}", layer))
+    place = layers.get(layer) or layers.get(re.sub(r"block_\d+", "block_{i}", layer))
+    return Place(f"{place}.weight", f"{place}.bias") if isinstance(place, str) else place
 
 
 class StoredTensors(Protocol):

@@ -22,12 +22,13 @@ from functional_models.hugging_face.rules import (
 )
 from functional_models.hugging_face.silent import CLASSIFIER, NOT_READ, TRAINING
 
-_TABLES = (
+TABLES = (
     "shared.weight",
     "encoder.embed_tokens.weight",
     "decoder.embed_tokens.weight",
     "lm_head.weight",
 )
+"""The tensors of one table of tokens."""
 
 
 def _feedforward(config: Config) -> dict[str, Any]:
@@ -164,7 +165,7 @@ _SHARED: dict[str, Any] = {
     "aliases": {"hidden_size": "d_model", "num_attention_heads": "num_heads"}
     | {"num_hidden_layers": "num_layers", "head_dim": "d_kv"},
     "layers": _layers,
-    "tied": (_TABLES,),
+    "tied": (TABLES,),
     "unread": {
         r"EncDecAttention\.relative_attention_bias\.weight": "a bias of cross-attention, which no "
         "version of T5 uses"

@@ -173,7 +173,7 @@ def assign_weights(model: Any, spec: TransformerSpec, layers: Layers, tensors: T
 def _value(
     layer: str,
     variable: Any,
-    place: str | Place | OfExperts | Computed,
+    place: Place | OfExperts | Computed,
     spec: TransformerSpec,
     tensors: Tensors,
 ) -> np.ndarray:
@@ -184,9 +184,7 @@ def _value(
     if isinstance(place, OfExperts):
         block = number[1] if number else ""
         return _kernels(place, block, layer, tuple(variable.shape), tensors)
-    if isinstance(place, str):
-        place = Place(f"{place}.weight", f"{place}.bias")
-    name = place.bias if variable.name in ("bias", "beta") else place.weight
+    name = place.tensor(variable.name)
     shape = tuple(variable.shape)
     if not name:
         return np.zeros(shape, "float32")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from plots.annotations import Note
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
-from plots.checking.results import Check, Witness
+from plots.checking.results import Check, shown
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import doing
 from plots.layers import is_additive_merge
@@ -40,9 +40,8 @@ def check_biases(trial: Trial) -> Iterator[Check]:
             "the first position gets most. ALiBi subtracts the distance: slope * (key - query) "
             "for keys before the query."
         )
-        inputs = trial.as_model_takes(trial.base)
         shows = "With scores of zero, weights grow with the distance between query and key."
-        witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
+        witness = shown(trial, shows, exact=False)
         yield Check("order", "far first", Note("finding", tuple(places), text, _ALIBI), witness)
 
 

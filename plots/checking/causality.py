@@ -9,7 +9,7 @@ from plots.annotations import Note
 from plots.attentions import attentions_with_masks
 from plots.checking.claims import Leak, claim_of, predicts_own_tokens, refuted_claims
 from plots.checking.lines import crossings_of, outputs_in_line
-from plots.checking.results import Check, Run, Witness, said, witness_of
+from plots.checking.results import Check, Run, Witness, said, shown, witness_of
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility, frontier
@@ -77,12 +77,11 @@ def _inside(trial: Trial, node_id: str, found: Visibility) -> Witness | None:
     if found.example is None:
         return None
     query, key = found.example
-    inputs = trial.as_model_takes(trial.base)
     shows = (
         f"Changing the vectors at position {key} that {named(trial.graph, [node_id])} takes moves "
         f"what it returns at position {query}."
     )
-    return Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
+    return shown(trial, shows, exact=False)
 
 
 def _name(trial: Trial, number: int) -> str:

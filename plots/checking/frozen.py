@@ -23,14 +23,9 @@ def check_frozen(trial: Trial) -> Iterator[Check]:
     graph = trial.graph
     if not graph.trainable_parameters:
         return
-    layers = {
-        call.results[0][0]: call.record.operation
-        for call in trial.calls
-        if call.results and call.results[0][0] in graph.index
-    }
     places = [
         node_id
-        for node_id, layer in layers.items()
+        for node_id, layer in trial.layers.items()
         if graph.node(node_id).is_a({"Embedding"}) and _is_as_drawn(layer)
     ]
     others = [
@@ -50,11 +45,9 @@ def check_adapted(trial: Trial) -> Iterator[Check]:
     import keras
 
     places = [
-        call.results[0][0]
-        for call in trial.calls
-        if isinstance(call.record.operation, keras.layers.Normalization)
-        and call.results[0][0] in trial.graph.index
-        and _is_new(call.record.operation)
+        node_id
+        for node_id, layer in trial.layers.items()
+        if isinstance(layer, keras.layers.Normalization) and _is_new(layer)
     ]
     if places:
         text = (

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from plots.annotations import Note
-from plots.checking.results import Check, Witness, said
+from plots.checking.results import Check, Witness, said, shown
 from plots.checking.samples import Field
 from plots.checking.trials import Arrays, Trial
 from plots.diagnosis.rules import named
@@ -160,10 +160,8 @@ def _not_a_number(
         return
     places = trial.first_crossings(is_wrong)
     text = f"{what} make the output NaN, first at {named(trial.graph, places, 3)}, {why}."
-    taken = trial.as_model_takes(inputs)
     shows = f"With these inputs, output {wrong[0]} holds NaN."
-    exact = not trial.weights
-    witness = Witness(taken, taken, what, wrong[0], (), 0.0, exact=exact, shows=shows)
+    witness = shown(trial, shows, not trial.weights, inputs)
     yield Check("numbers", "not finite", Note("finding", tuple(places), text, reference), witness)
 
 
@@ -221,9 +219,8 @@ def _witness(trial: Trial, output: int, is_wrong: np.ufunc, what: str) -> Witnes
 
 def _shown(trial: Trial, text: str) -> Witness:
     """Return the inputs of the runs as a witness."""
-    inputs = trial.as_model_takes(trial.base)
     shows = f"With these inputs: {text[0].lower()}{text[1:]}."
-    return Witness(inputs, inputs, "", 0, (), 0.0, exact=not trial.weights, shows=shows)
+    return shown(trial, shows, exact=not trial.weights)
 
 
 def _lost(trial: Trial, full: Arrays, dtype: str, far: float) -> Iterator[Check]:

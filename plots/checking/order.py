@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
-from plots.checking.results import Check, Witness, said
+from plots.checking.results import Check, Witness, said, shown
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
@@ -50,9 +50,8 @@ def check_order(trial: Trial, positions: str = "") -> Iterator[Check]:
             "none of them from another. Add one row of the table for each position: "
             "x + table[:length]."
         )
-        inputs = trial.as_model_takes(trial.base)
         shows = f"With these inputs, {named(trial.graph, fixed)} adds one vector everywhere."
-        witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=not trial.weights, shows=shows)
+        witness = shown(trial, shows, exact=not trial.weights)
         yield Check("order", "unknown", Note("finding", tuple(fixed), text, _ORDER), witness)
     for field in trial.samples.fields:
         if len(field.shape) == 4 and field.kind in ("floats", "integers"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from plots.annotations import Note
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
-from plots.checking.results import Check, Witness
+from plots.checking.results import Check, shown
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import doing, named
 
@@ -38,9 +38,8 @@ def check_queries(trial: Trial) -> Iterator[Check]:
         "output of the model is the same at each of them. Queries need a vector of their own: a "
         "row of a table for each index, 0, 1, 2 and so on."
     )
-    inputs = trial.as_model_takes(trial.base)
     shows = f"With these inputs, all queries of {named(trial.graph, [*found])} are equal."
-    witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=not trial.weights, shows=shows)
+    witness = shown(trial, shows, exact=not trial.weights)
     yield Check("order", "equal", Note("finding", tuple(found), text, _CARION), witness)
 
 

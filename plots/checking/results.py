@@ -130,6 +130,14 @@ def witness_of(
     return Witness(inputs, changed, change, output, index, by, training, exact)
 
 
+def shown(
+    trial: Trial, shows: str, exact: bool, inputs: dict[str, np.ndarray] | None = None
+) -> Witness:
+    """Return inputs, by default the base batch, as the witness of what needs no comparison."""
+    given = trial.as_model_takes(trial.base if inputs is None else inputs)
+    return Witness(given, given, "", 0, (), 0.0, exact=exact, shows=shows)
+
+
 _SMALLEST = 1e-5
 """Least distance of an exact witness, in units of the output."""
 

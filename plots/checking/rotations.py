@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from plots.annotations import Note
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
-from plots.checking.results import Check, Witness
+from plots.checking.results import Check, shown
 from plots.checking.trials import Change, Trial
 from plots.diagnosis.projections import projection_behind
 from plots.diagnosis.rules import doing
@@ -52,9 +52,8 @@ def check_rotations(trial: Trial) -> Iterator[Check]:
             "on positions, and not on distances. Rotate both by the same table, in the same "
             "direction, once."
         )
-        inputs = trial.as_model_takes(trial.base)
         shows = "With equal queries and keys, scores at distance 0 differ from place to place."
-        witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
+        witness = shown(trial, shows, exact=False)
         yield Check("order", "turned apart", Note("finding", tuple(places), text, _ROPE), witness)
 
 

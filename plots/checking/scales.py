@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from plots.annotations import Note
 from plots.checking.modes import training_mode
 from plots.checking.randomness import repeatable
-from plots.checking.results import Check, Witness
+from plots.checking.results import Check, shown
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import doing
 from plots.graph import Node
@@ -62,9 +62,8 @@ def check_scales(trial: Trial) -> Iterator[Check]:
 
 
 def _finding(trial: Trial, verdict: str, ids: Sequence[str], text: str, change: str) -> Check:
-    inputs = trial.as_model_takes(trial.base)
     shows = f"{_FACTOR:g} times the input of a call makes its output {change}."
-    witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
+    witness = shown(trial, shows, exact=False)
     return Check("numbers", verdict, Note("finding", tuple(ids), text, _BA), witness)
 
 

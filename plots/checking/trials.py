@@ -230,11 +230,10 @@ class Trial:
         known |= {"MultiHeadAttention", "Attention", "AdditiveAttention", "GroupQueryAttention"}
         dense = ("Dense", "EinsumDense")  # for quantization; subclasses may do anything
         return any(
-            getattr(call.record.operation, "_call_has_training_arg", False)
-            and not self.graph.node(call.results[0][0]).is_a(known)
-            and self.graph.node(call.results[0][0]).class_name not in dense
-            for call in self.calls
-            if call.results and call.results[0][0] in self.graph.index
+            getattr(layer, "_call_has_training_arg", False)
+            and not self.graph.node(node_id).is_a(known)
+            and self.graph.node(node_id).class_name not in dense
+            for node_id, layer in self.layers.items()
         )
 
     @cached_property
@@ -278,6 +277,12 @@ class Trial:
         if isinstance(structure, list | tuple) and len(structure) == 1:
             return flat[0]
         return keras.tree.pack_sequence_as(structure, flat)
+
+    @cached_property
+    def layers(self) -> dict[str, Any]:
+        """Id of a call in the graph -> its layer or operation."""
+        found = {call.results[0][0]: call.record.operation for call in self.calls if call.results}
+        return {node_id: layer for node_id, layer in found.items() if node_id in self.graph.index}
 
     @property
     def is_batch_fixed(self) -> bool:

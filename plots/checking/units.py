@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from plots.annotations import Note
-from plots.checking.results import Check, Witness
+from plots.checking.results import Check, Witness, shown
 from plots.checking.trials import Trial
 from plots.checking.weights import FIRST_SEED, gradients_of
 from plots.diagnosis.rules import named
@@ -30,12 +30,7 @@ def check_units(trial: Trial) -> Iterator[Check]:
     Their weights are equal, and so are the gradients of random losses. Units that begin equal, and
     whose outputs are taken by different weights, get different gradients and part at once.
     """
-    layers = {
-        call.results[0][0]: call.record.operation
-        for call in trial.calls
-        if call.results and call.results[0][0] in trial.graph.index
-    }
-    kernels = {node_id: _equal_units(layer) for node_id, layer in layers.items()}
+    kernels = {node_id: _equal_units(layer) for node_id, layer in trial.layers.items()}
     kernels = {
         node_id: kernel
         for node_id, kernel in kernels.items()
@@ -79,12 +74,11 @@ def _note(trial: Trial, kernels: dict[str, Any]) -> Note:
 
 
 def _witness(trial: Trial, places: list[str]) -> Witness:
-    inputs = trial.as_model_takes(trial.samples.base(FIRST_SEED))
     shows = (
         "With these inputs, the gradient of any loss of the outputs is the same for each unit of "
         f"{named(trial.graph, places, 4)}."
     )
-    return Witness(inputs, inputs, "", 0, (), 0.0, exact=True, shows=shows)
+    return shown(trial, shows, exact=True, inputs=trial.samples.base(FIRST_SEED))
 
 
 def _equal_units(layer: Any) -> Any | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from plots.annotations import Note
 from plots.checking.modes import training_mode
 from plots.checking.randomness import repeatable
-from plots.checking.results import Check, Witness, said
+from plots.checking.results import Check, Witness, said, shown
 from plots.checking.trials import Trial, computing
 from plots.diagnosis.gradient_rules import NOT_DIFFERENTIABLE
 from plots.diagnosis.rules import named
@@ -34,11 +34,7 @@ FIRST_SEED = 7
 
 def check_weights(trial: Trial) -> Iterator[Check]:
     """Yield the trainable weights whose gradient of a random loss is exactly zero."""
-    owners = {
-        call.results[0][0]: call.record.operation
-        for call in trial.calls
-        if call.results and call.results[0][0] in trial.graph.index
-    }
+    owners = trial.layers
     variables = {id(v): v for layer in owners.values() for v in weights_of(layer) if v.trainable}
     outputs = [p for p in trial.graph.outputs if "float" in trial.dtypes.get(p, "")]
     if not variables or not outputs:
@@ -170,12 +166,11 @@ def _owns_some(layer: Any, variables: AbstractSet[int]) -> bool:
 
 def _witness(trial: Trial, layers: list[str], exact: bool) -> Witness:
     """Return inputs at which the gradient is zero."""
-    inputs = trial.as_model_takes(trial.samples.base(FIRST_SEED))
     shows = (
         "With these inputs, the gradient of any loss of the outputs is zero for the weights of "
         f"{named(trial.graph, layers, 4)}."
     )
-    return Witness(inputs, inputs, "", 0, (), 0.0, exact=exact, shows=shows)
+    return shown(trial, shows, exact, trial.samples.base(FIRST_SEED))
 
 
 def _reason(node: Node) -> str:
@@ -388,7 +383,6 @@ def _broken(trial: Trial, layers: list[str]) -> Iterator[Check]:
         "number first, such as sqrt(x + 1e-6). One step of training turns such weights to NaN."
     )
     note = Note("finding", tuple(dict.fromkeys([*places, *layers])), text, _AT_ZERO)
-    inputs = trial.as_model_takes(trial.samples.base(FIRST_SEED))
     shows = f"With these inputs, gradients are NaN or infinite at {named(trial.graph, layers, 4)}."
-    witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=not trial.weights, shows=shows)
+    witness = shown(trial, shows, not trial.weights, trial.samples.base(FIRST_SEED))
     yield Check("numbers", "not finite", note, witness)

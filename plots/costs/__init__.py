@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import plots.costs.attention_rules  # noqa: F401 - registers its rules
 from plots.annotations import Note, Overlay, Quantity
 from plots.axes import UNKNOWN, Axis, GraphAxes, axes_of
+from plots.costs import (  # noqa: F401 - they register their rules
+    attention_rules,
+    product_rules,
+    recurrent_rules,
+)
 from plots.costs.flop_rules import MeasuredCall, count, flops_of
 from plots.graph import Graph, Node, Tensor, bytes_of
 from plots.registry import graph_plugin

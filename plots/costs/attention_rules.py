@@ -11,11 +11,18 @@ from plots.costs.flop_rules import (
     MeasuredCall,
     Weights,
     count,
+    declared_flops,
     flop_rule,
     total,
     weight_rule,
     width,
 )
+from plots.layers import DOT_PRODUCT_ATTENTION
+
+
+@flop_rule("DotProductAttention")
+def _dot_product_attention(call: MeasuredCall) -> Quantity:
+    return declared_flops(call, DOT_PRODUCT_ATTENTION)
 
 
 @flop_rule("AdditiveAttention", "Attention")

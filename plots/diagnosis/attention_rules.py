@@ -13,7 +13,15 @@ from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
 from plots.diagnosis.projections import projection_behind, scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import (
+    diagnosis_rule,
+    doing,
+    finding,
+    finding_rule,
+    named,
+    remark,
+    remark_rule,
+)
 from plots.graph import Edge, Graph, Node
 from plots.layers import FUSED_ATTENTION, is_additive_merge
 from plots.softmaxes import softmax_axes
@@ -227,62 +235,48 @@ def attention_over_the_batch(graph: Graph) -> Iterator[Note]:
             yield remark(ids, f"{text}. Leave the transpose out if that is not meant.", _SAINT)
 
 
-@diagnosis_rule("attention_between_heads")
-def attention_between_heads(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "Attention between heads: the keys of {places} are the heads of one position, and positions "
+    "never see each other. Transpose queries, keys and values to (b, n, t, h) before the product.",
+    f"{_VASWANI}.2",
+)
+def attention_between_heads(graph: Graph) -> Iterator[str]:
     """The keys of an attention are the heads of one position."""
-    found = []
     for attention in attentions_with_masks(graph)[0]:
         origin, others = _key_axis(graph, attention)
         contracted = _contracted_origin(graph, attention, attention.keys[0])
         positions = any(kinds(other) == {"position"} for other in others)
         if kinds(origin) == {"feature"} and positions and sources(origin) & sources(contracted):
-            found.append(attention.id)
-    if found:
-        yield finding(
-            found,
-            f"Attention between heads: the keys of {named(graph, found)} are the heads of one "
-            "position, and positions never see each other. Transpose queries, keys and values to "
-            "(b, n, t, h) before the product.",
-            f"{_VASWANI}.2",
-        )
+            yield attention.id
 
 
-@diagnosis_rule("features_times_positions")
-def features_times_positions(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "Features times positions: the scores of {places} sum products of the features of queries with "
+    "positions of keys, or the other way round, as after a reshape in the place of a transpose. "
+    "Keys are transposed: matmul(q, transpose(k)), (b, t, d) times (b, d, s).",
+    f"{_VASWANI}.1",
+)
+def features_times_positions(graph: Graph) -> Iterator[str]:
     """Scores sum products of the features of one side with positions of the other."""
-    found = []
     for attention in attentions_with_masks(graph)[0]:
         edges = attention.query, attention.keys[0]
         summed = [kinds(_contracted_origin(graph, attention, edge)) for edge in edges]
         if {"position"} in summed and {"feature"} in summed:
-            found.append(attention.id)
-    if found:
-        yield finding(
-            found,
-            f"Features times positions: the scores of {named(graph, found)} sum products of the "
-            "features of queries with positions of keys, or the other way round, as after a "
-            "reshape in the place of a transpose. Keys are transposed: "
-            "matmul(q, transpose(k)), (b, t, d) times (b, d, s).",
-            f"{_VASWANI}.1",
-        )
+            yield attention.id
 
 
-@diagnosis_rule("attention_between_features")
-def attention_between_features(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "Attention between features: the scores of {places} are products over the positions, so "
+    "features attend to features, and positions do not see each other. XCiT does so on purpose; "
+    "for attention between positions, multiply over the features.",
+    _XCIT,
+)
+def attention_between_features(graph: Graph) -> Iterator[str]:
     """Scores are products over positions, so that features attend to features."""
-    found = []
     for attention in attentions_with_masks(graph)[0]:
         summed = kinds(_contracted_origin(graph, attention, attention.keys[0]))
         if summed == {"position"} and kinds(_key_axis(graph, attention)[0]) == {"feature"}:
-            found.append(attention.id)
-    if found:
-        yield remark(
-            found,
-            f"Attention between features: the scores of {named(graph, found)} are products over "
-            "the positions, so features attend to features, and positions do not see each other. "
-            "XCiT does so on purpose; for attention between positions, multiply over the features.",
-            _XCIT,
-        )
+            yield attention.id
 
 
 def _key_axis(graph: Graph, attention: Attention) -> tuple[Origin, list[Origin]]:
@@ -305,22 +299,17 @@ def _key_axis(graph: Graph, attention: Attention) -> tuple[Origin, list[Origin]]
 # Scores -----------------------------------------------------------------------------------------
 
 
-@diagnosis_rule("dropout_on_scores")
-def dropout_on_scores(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A dropout on scores: {places:set} scores of {others} to 0 before the softmax, which hides no "
+    "key, exp(0) = 1. Drop weights, after the softmax.",
+    f"{_VASWANI}.1; keras.layers.MultiHeadAttention, dropout",
+)
+def dropout_on_scores(graph: Graph) -> Iterator[tuple[str, str]]:
     """A dropout comes before the softmax of an attention, and sets scores to 0."""
-    places: dict[str, str] = {}
     for attention in attentions_with_masks(graph)[0]:
         for node in map(graph.node, attention.masking):
             if node.is_a({"Dropout"}) and node.config.get("rate"):
-                places[node.id] = attention.id
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"A dropout on scores: {doing(graph, [*places], 'set')} scores of "
-            f"{named(graph, [*dict.fromkeys(places.values())])} to 0 before the softmax, which "
-            "hides no key, exp(0) = 1. Drop weights, after the softmax.",
-            f"{_VASWANI}.1; keras.layers.MultiHeadAttention, dropout",
-        )
+                yield node.id, attention.id
 
 
 @diagnosis_rule("score_scale")

@@ -9,7 +9,15 @@ from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.projections import projection_behind
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import (
+    diagnosis_rule,
+    doing,
+    finding,
+    finding_rule,
+    named,
+    remark,
+    remark_rule,
+)
 from plots.graph import Edge, Graph
 from plots.layers import is_additive_merge, is_identity_like, is_norm
 from plots.streams import residual_streams
@@ -19,12 +27,17 @@ _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 _ORDER = "Keras API, MultiHeadAttention: call(query, value, key=None)"
 
 
-@diagnosis_rule("queries_from_the_memory")
-def queries_from_the_memory(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "Queries and memory are swapped: {places:take} queries from another sequence, and keys and "
+    "values from the residual stream, and the output, which has the positions of the queries, is "
+    "added to that stream at {others}. Queries come from the stream, keys and values from the "
+    "memory: attention(x, memory).",
+    _VASWANI,
+)
+def queries_from_the_memory(graph: Graph) -> Iterator[tuple[str, str]]:
     """A residual stream goes into the keys and values of its attention, and not the queries."""
     attentions, _, _ = attentions_with_masks(graph)
     flow = data_flow(graph)
-    found: dict[str, str] = {}
     for stream in residual_streams(graph):
         for path in stream.paths:
             inside = set(path.bypassed)
@@ -36,26 +49,20 @@ def queries_from_the_memory(graph: Graph) -> Iterator[Note]:
                 memory = all(flow.depends(source, on) for source in attention.memory)
                 takes_other = flow.depends_on_input(attention.query.source)
                 if memory and not query and takes_other and _is_long(attention.query):
-                    found[attention.id] = path.target
-    if found:
-        yield finding(
-            [*found, *found.values()],
-            f"Queries and memory are swapped: {doing(graph, [*found], 'take')} queries from "
-            "another sequence, and keys and values from the residual stream, and the output, "
-            f"which has the positions of the queries, is added to that stream at "
-            f"{named(graph, [*found.values()])}. Queries come from the stream, keys and values "
-            "from the memory: attention(x, memory).",
-            _VASWANI,
-        )
+                    yield attention.id, path.target
 
 
-@diagnosis_rule("joined_with_its_memory")
-def joined_with_its_memory(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "Queries and memory are swapped: {places:return} one vector for each position of the queries, "
+    "and it is joined at {others}, step by step, with the sequence of the keys. Queries come from "
+    "the sequence that the output is joined with: Attention()([decoder, encoder]).",
+    _VASWANI,
+)
+def joined_with_its_memory(graph: Graph) -> Iterator[tuple[str, str]]:
     """The output of an attention is joined, step by step, with the sequence that it attends to.
 
     It has the positions of its queries, which are those of another sequence.
     """
-    found: dict[str, str] = {}
     for attention in attentions_with_masks(graph)[0]:
         own = _positions_of(graph, attention.query.source, attention.query.output)
         edge = attention.keys[0]
@@ -69,17 +76,7 @@ def joined_with_its_memory(graph: Graph) -> Iterator[Note]:
             if (is_join or is_additive_merge(merge)) and len(others) == 1:
                 joined = _positions_of(graph, others[0].source, others[0].output)
                 if joined and joined <= memory:
-                    found[attention.id] = merge.id
-    if found:
-        yield finding(
-            [*found, *found.values()],
-            f"Queries and memory are swapped: {doing(graph, [*found], 'return')} one vector for "
-            "each position of the queries, and it is joined at "
-            f"{named(graph, [*found.values()])}, step by step, with the sequence of the keys. "
-            "Queries come from the sequence that the output is joined with: Attention()([decoder, "
-            "encoder]).",
-            _VASWANI,
-        )
+                    yield attention.id, merge.id
 
 
 def _positions_of(graph: Graph, node_id: str, output: int) -> frozenset[str]:
@@ -90,13 +87,17 @@ def _positions_of(graph: Graph, node_id: str, output: int) -> frozenset[str]:
     return inputs if all(graph.node(i).kind == "input" for i in inputs) else frozenset()
 
 
-@diagnosis_rule("memory_of_embeddings")
-def memory_of_embeddings(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A memory of embeddings: {places:attend} to vectors of {others} that no layer has read, such "
+    "as those before an encoder, not after it. Attend to the output of the encoder, if there is "
+    "one.",
+    _VASWANI,
+)
+def memory_of_embeddings(graph: Graph) -> Iterator[tuple[str, str]]:
     """A causal stack attends to embeddings of tokens that no layer has read."""
     attentions, _, masked = attentions_with_masks(graph)
     flow = data_flow(graph)
     decodes = [a for a in attentions if a.is_self and masked[a.id].causal]
-    places: dict[str, str] = {}
     for attention in attentions:
         follows = any(flow.depends(attention.query.source, on=own.output) for own in decodes)
         if attention.is_self or not follows:
@@ -104,16 +105,7 @@ def memory_of_embeddings(graph: Graph) -> Iterator[Note]:
         edges = [*attention.keys, *attention.values]
         behind = [_table_behind(graph, edge) for edge in edges]
         if all(behind):
-            places[attention.id] = behind[0]
-    if places:
-        tables = [*dict.fromkeys(places.values())]
-        yield remark(
-            [*places, *tables],
-            f"A memory of embeddings: {doing(graph, [*places], 'attend')} to vectors of "
-            f"{named(graph, tables)} that no layer has read, such as those before an encoder, not "
-            "after it. Attend to the output of the encoder, if there is one.",
-            _VASWANI,
-        )
+            yield attention.id, behind[0]
 
 
 def _table_behind(graph: Graph, edge: Edge) -> str:
@@ -136,25 +128,21 @@ def _is_long(edge: Edge) -> bool:
     return len(edge.tensor.shape) > 2
 
 
-@diagnosis_rule("keys_and_values_swapped")
-def keys_and_values_swapped(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "Keys and values are swapped: {places:take} values with something added, as the queries have "
+    "it, and keys without. Keras takes the value before the key: attention(query, value, key), or "
+    "attention(query, key=k, value=v).",
+    _ORDER,
+)
+def keys_and_values_swapped(graph: Graph) -> Iterator[str]:
     """Positions are added to queries and values, and not to keys, as in attention(q, k, v)."""
-    found = []
     for attention in attentions_with_masks(graph)[0]:
         if not (attention.is_one_call and attention.has_known_masks and attention.values):
             continue
         key, value, query = attention.keys[0], attention.values[0], attention.query
         added = _added_to(graph, value, (key.source, key.output))
         if added and added & _terms(graph, query):
-            found.append(attention.id)
-    if found:
-        yield finding(
-            found,
-            f"Keys and values are swapped: {doing(graph, found, 'take')} values with something "
-            "added, as the queries have it, and keys without. Keras takes the value before the "
-            "key: attention(query, value, key), or attention(query, key=k, value=v).",
-            _ORDER,
-        )
+            yield attention.id
 
 
 def _added_to(graph: Graph, edge: Edge, plain: tuple[str, int]) -> set[tuple[str, int]]:

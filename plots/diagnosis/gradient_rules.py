@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from plots.annotations import Note
 from plots.diagnosis.projections import up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
+from plots.diagnosis.rules import diagnosis_rule, finding, finding_rule, named
 from plots.diagnosis.zeros import KEEP_ZERO, function_of, has_bias
 from plots.graph import Constant, Edge, Graph, Node, Shape
 from plots.layers import (
@@ -166,15 +166,20 @@ def baked_in_positions(graph: Graph) -> Iterator[Note]:
             )
 
 
-@diagnosis_rule("baked_in_noise")
-def baked_in_noise(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "Noise that is a constant: {places:multiply} an exponential, such as a standard deviation, by "
+    "an array that was made when the model was built, so that every batch gets the same noise. "
+    "Draw it in the `call` of a layer, with a keras.random.SeedGenerator.",
+    _SAMPLING,
+)
+def baked_in_noise(graph: Graph) -> list[str]:
     """A standard deviation is multiplied by a constant array, as by noise that was drawn once.
 
     Inside of an opened layer, noise that the layer draws at each call is such an array too, unless
     running has shown that it is not.
     """
     fixed = {place for note in graph.notes if note.kind == "fixed" for place in note.about}
-    places = [
+    return [
         node.id
         for node in graph.nodes
         if node.is_a({"Multiply"})
@@ -182,15 +187,6 @@ def baked_in_noise(graph: Graph) -> Iterator[Note]:
         and any(c.digest is not None and not c.pattern and c.shape for c in node.constants)
         and any(graph.node(e.source).operation == "Exp" for e in graph.incoming[node.id])
     ]
-    if places:
-        yield finding(
-            places,
-            f"Noise that is a constant: {doing(graph, places, 'multiply')} an exponential, such as "
-            "a standard deviation, by an array that was made when the model was built, so that "
-            "every batch gets the same noise. Draw it in the `call` of a layer, with a "
-            "keras.random.SeedGenerator.",
-            _SAMPLING,
-        )
 
 
 @diagnosis_rule("baked_in_embedding")

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from plots.annotations import Note, shape_text
 from plots.diagnosis.activations import CLIPPED, activation_of, last_call
 from plots.diagnosis.projections import KEPT_IN_INFERENCE, past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import (
+    diagnosis_rule,
+    finding,
+    finding_rule,
+    named,
+    remark,
+    remark_rule,
+)
 from plots.graph import Graph
 from plots.layers import LINEAR_PROJECTIONS, is_linear_projection, is_norm
 
@@ -75,11 +82,14 @@ def sigmoid_of_a_distance(graph: Graph) -> Iterator[Note]:
             )
 
 
-@diagnosis_rule("clipped_scores")
-def clipped_scores(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A softmax of a ReLU: {places:take} the output of {others}, which has no negative numbers, so "
+    "that no share can be made small, and those of 0 get no gradient. Leave the ReLU out.",
+    _SOFTMAX,
+)
+def clipped_scores(graph: Graph) -> Iterator[tuple[str, str]]:
     """A softmax inside of a model, such as that of a gate, takes the ReLU of a projection."""
     heads = {last_call(graph, output).id for output, _ in graph.outputs}
-    places: dict[str, str] = {}
     for node in graph.nodes:
         is_softmax = activation_of(node) == "softmax" and node.operation not in LINEAR_PROJECTIONS
         if not is_softmax or node.id in heads or len(graph.incoming[node.id]) != 1:
@@ -90,15 +100,7 @@ def clipped_scores(graph: Graph) -> Iterator[Note]:
         is_fused = before.operation in LINEAR_PROJECTIONS
         edges = graph.incoming[before.id]
         if is_fused or (edges and is_linear_projection(last_call(graph, edges[0].source))):
-            places[node.id] = before.id
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"A softmax of a ReLU: {doing(graph, [*places], 'take')} the output of "
-            f"{named(graph, [*places.values()])}, which has no negative numbers, so that no share "
-            "can be made small, and those of 0 get no gradient. Leave the ReLU out.",
-            _SOFTMAX,
-        )
+            yield node.id, before.id
 
 
 @diagnosis_rule("softmax_over_one")
@@ -144,53 +146,49 @@ def norm_on_logits(graph: Graph) -> Iterator[Note]:
                 )
 
 
-@diagnosis_rule("hidden_softmax")
-def hidden_softmax(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A softmax in a hidden layer: {places:return} probabilities, which sum to 1 and are small, to "
+    "{others}. It belongs to the last layer; take a ReLU here, unless a choice is meant.",
+    _SOFTMAX,
+)
+def hidden_softmax(graph: Graph) -> Iterator[tuple[str, str]]:
     """A hidden layer ends with a softmax, and a Dense takes its output."""
-    places: dict[str, str] = {}
     for node in graph.nodes:
         if node.is_a({"Dense"}) and graph.incoming[node.id]:
             before = past_dropouts(graph, graph.incoming[node.id][0], only=True)
             if before is not None and activation_of(before) == "softmax":
-                places[before.id] = node.id
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"A softmax in a hidden layer: {doing(graph, [*places], 'return')} probabilities, "
-            f"which sum to 1 and are small, to {named(graph, [*places.values()])}. It belongs to "
-            "the last layer; take a ReLU here, unless a choice is meant.",
-            _SOFTMAX,
-        )
+                yield before.id, node.id
 
 
-@diagnosis_rule("dropout_on_logits")
-def dropout_on_logits(graph: Graph) -> Iterator[Note]:
-    """A dropout on the output of the last layer."""
-    places: dict[str, str] = {}
+@finding_rule(
+    "A dropout on probabilities: {places:set} those of {others} to 0 in training, whose logarithm "
+    "in a loss is minus infinity. Dropouts belong before the last layer.",
+    _DROPPED,
+)
+def dropout_on_probabilities(graph: Graph) -> Iterator[tuple[str, str]]:
+    """A dropout on the output of the last layer, which ends with a softmax or sigmoid."""
+    return _dropouts_on_outputs(graph, of_probabilities=True)
+
+
+@remark_rule(
+    "A dropout on logits: {places:set} numbers of the output of {others} to 0 in training, also "
+    "that of the right class. Dropouts belong before the last layer.",
+    _DROPPED,
+)
+def dropout_on_logits(graph: Graph) -> Iterator[tuple[str, str]]:
+    """A dropout on the output of the last layer, which returns logits."""
+    return _dropouts_on_outputs(graph, of_probabilities=False)
+
+
+def _dropouts_on_outputs(graph: Graph, of_probabilities: bool) -> Iterator[tuple[str, str]]:
+    """Yield dropouts on outputs of the model, each with the last layer before it."""
     for output, _ in graph.outputs:
         node = graph.node(output)
-        while node.id not in places and len(graph.incoming[node.id]) == 1:
+        while len(graph.incoming[node.id]) == 1:
             before = graph.node(graph.incoming[node.id][0].source)
             if node.is_a({"Dropout"}) and before.is_a({"Dense"}) and node.config.get("rate"):
-                places[node.id] = before.id
+                if (activation_of(before) in _PROBABILITIES) == of_probabilities:
+                    yield node.id, before.id
             elif node.class_name not in ("Activation", "Softmax", *KEPT_IN_INFERENCE):
                 break
             node = before
-    known = {d: i for d, i in places.items() if activation_of(graph.node(i)) in _PROBABILITIES}
-    if known:
-        yield finding(
-            [*known, *known.values()],
-            f"A dropout on probabilities: {doing(graph, [*known], 'set')} those of "
-            f"{named(graph, [*known.values()])} to 0 in training, whose logarithm in a loss is "
-            "minus infinity. Dropouts belong before the last layer.",
-            _DROPPED,
-        )
-    places = {dropout: last for dropout, last in places.items() if dropout not in known}
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"A dropout on logits: {doing(graph, [*places], 'set')} numbers of the output of "
-            f"{named(graph, [*places.values()])} to 0 in training, also that of the right class. "
-            "Dropouts belong before the last layer.",
-            _DROPPED,
-        )

@@ -7,7 +7,7 @@ from numbers import Real
 
 from plots.annotations import Note, shape_text
 from plots.diagnosis.projections import scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, finding_rule, named, remark
 from plots.graph import Graph, Node
 from plots.layers import is_identity_like, is_recurrent
 from plots.traversal import reachability
@@ -25,20 +25,16 @@ _BYTE_SCALE, _TWICE = 1 / 100, 1 / 2_000
 _OF_IMAGES = frozenset({"Conv2D", "DepthwiseConv2D", "MaxPooling2D", "SeparableConv2D"})
 
 
-@diagnosis_rule("unused_input")
-def unused_input(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "An input without effect: no output depends on {places}, so the model computes the same "
+    "without it. Connect it, such as the memory of a decoder, or leave it out.",
+    _FUNCTIONAL,
+)
+def unused_input(graph: Graph) -> list[str]:
     """No output of the model depends on one of its inputs."""
     flow = reachability(graph)
     ends = [node_id for node_id, _ in graph.outputs]
-    places = [i for i in graph.inputs if not any(flow.depends(end, on=i) for end in ends)]
-    if places:
-        yield finding(
-            places,
-            f"An input without effect: no output depends on {named(graph, places)}, so the model "
-            "computes the same without it. Connect it, such as the memory of a decoder, or leave "
-            "it out.",
-            _FUNCTIONAL,
-        )
+    return [i for i in graph.inputs if not any(flow.depends(end, on=i) for end in ends)]
 
 
 @diagnosis_rule("channels_first_image")

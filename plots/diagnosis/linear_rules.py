@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from plots.annotations import Note
 from plots.diagnosis.merge_rules import kind_of
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark, remark_rule
 from plots.graph import Graph, Node
 from plots.layers import (
     CONVOLUTIONS,
@@ -88,10 +88,14 @@ def _is_pointwise(node: Node) -> bool:
     return sizes == {1} and is_last and node.config.get("groups", 1) == 1
 
 
-@diagnosis_rule("unused_part")
-def unused_part(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A part that is not used: {places:split} the output of {others}, and no call takes one of the "
+    "parts, so that the weights for it are not trained. In a gated layer, one part is the gate, "
+    "and another one what it multiplies: a * sigmoid(b).",
+    _GLU,
+)
+def unused_part(graph: Graph) -> Iterator[tuple[str, str]]:
     """A projection is split, and no call takes one of the parts."""
-    places: dict[str, str] = {}
     for node in graph.nodes:
         if node.operation not in ("Split", "Unstack") or not graph.incoming[node.id]:
             continue
@@ -99,16 +103,7 @@ def unused_part(graph: Graph) -> Iterator[Note]:
         taken |= {number for place, number in graph.outputs if place == node.id}
         before = graph.node(graph.incoming[node.id][0].source)
         if taken and len(taken) < len(node.outputs) and is_linear_projection(before):
-            places[node.id] = before.id
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"A part that is not used: {doing(graph, [*places], 'split')} the output of "
-            f"{named(graph, [*places.values()])}, and no call takes one of the parts, so that the "
-            "weights for it are not trained. In a gated layer, one part is the gate, and another "
-            "one what it multiplies: a * sigmoid(b).",
-            _GLU,
-        )
+            yield node.id, before.id
 
 
 # Convolutions -----------------------------------------------------------------------------------

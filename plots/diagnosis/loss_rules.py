@@ -10,7 +10,7 @@ from plots.diagnosis.activations import BENT, CLIPPED, activation_of, last_call
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Graph, Loss, Node
 from plots.layers import is_linear_projection, is_reversed_embedding
-from plots.traversal import data_flow
+from plots.traversal import data_flow, walk_back
 
 _FROM_LOGITS = "Keras API, from_logits of keras.losses; github.com/keras-team/keras-hub/pull/1008"
 _LOSSES = "Keras API, keras.io/api/losses/probabilistic_losses"
@@ -214,8 +214,7 @@ def _on_another_axis(graph: Graph, last: Node, loss: Loss, class_axis: int) -> N
 
 def _width_before(graph: Graph, last: Node) -> int | None:
     """Return how many features the projection of a head takes, if they were computed."""
-    while not last.is_a({"Dense"}) and len(graph.incoming[last.id]) == 1:
-        last = graph.node(graph.incoming[last.id][0].source)
+    last = walk_back(graph, last, lambda node: not node.is_a({"Dense"}))
     if not last.is_a({"Dense"}) or not graph.incoming[last.id]:
         return None
     edge = graph.incoming[last.id][0]

@@ -9,7 +9,15 @@ from plots.annotations import Note, SkipPath, shape_text
 from plots.diagnosis.activations import CLIPPED, activation_of
 from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import (
+    diagnosis_rule,
+    doing,
+    finding,
+    finding_rule,
+    named,
+    remark,
+    remark_rule,
+)
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     CONVOLUTIONS,
@@ -26,7 +34,7 @@ from plots.layers import (
     merge_sign,
 )
 from plots.streams import residual_streams
-from plots.traversal import data_flow
+from plots.traversal import data_flow, walk_back
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
@@ -66,10 +74,14 @@ def added_twice(graph: Graph) -> Iterator[Note]:
         yield finding([*ids, *twice], text, _RESIDUAL)
 
 
-@diagnosis_rule("joined_with_itself")
-def joined_with_itself(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "A tensor joined with itself: {places:concatenate} {others} with the same tensor, so that what "
+    "should have been the other input, such as a skip path, is lost.",
+    _U_NET,
+)
+def joined_with_itself(graph: Graph) -> Iterator[tuple[str, str]]:
     """Features are concatenated with themselves, and a layer with weights takes them."""
-    flow, places = data_flow(graph), {}
+    flow = data_flow(graph)
     for node in graph.nodes:
         rank = len(node.outputs[0].shape)
         is_join = node.is_a({"Concatenate"}) and node.config.get("axis", -1) in (-1, rank - 1)
@@ -82,15 +94,7 @@ def joined_with_itself(graph: Graph) -> Iterator[Note]:
         takers = _takers_past_norms(graph, node)
         is_hidden = any(n.parameters for n in before) and flow.depends_on_input(source)
         if is_hidden and takers and all(map(_has_use_for_more, takers)):
-            places[node.id] = source
-    if places:
-        yield finding(
-            [*places, *places.values()],
-            f"A tensor joined with itself: {doing(graph, [*places], 'concatenate')} "
-            f"{named(graph, [*places.values()])} with the same tensor, so that what should have "
-            "been the other input, such as a skip path, is lost.",
-            _U_NET,
-        )
+            yield node.id, source
 
 
 @diagnosis_rule("joined_along_positions")
@@ -133,10 +137,13 @@ def _is_channels_last(takers: Iterable[Node]) -> bool:
     return all(taker.config.get("data_format") == "channels_last" for taker in takers)
 
 
-@diagnosis_rule("one_gate_for_both")
-def one_gate_for_both(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "One gate for both: {places:add} two products with the same gate, {others}, which is the gate "
+    "times the sum of both. To choose between them, multiply one by 1 - gate.",
+    _HIGHWAY,
+)
+def one_gate_for_both(graph: Graph) -> Iterator[tuple[str, str]]:
     """A sum of two products has the same sigmoid in both, and not 1 minus it in one."""
-    places: dict[str, str] = {}
     for node in graph.nodes:
         terms = [graph.node(edge.source) for edge in graph.incoming[node.id]]
         if not is_additive_merge(node) or len(terms) != 2:
@@ -146,15 +153,7 @@ def one_gate_for_both(graph: Graph) -> Iterator[Note]:
         first, second = ({(e.source, e.output) for e in graph.incoming[t.id]} for t in terms)
         shared = [i for i, _ in first & second if activation_of(graph.node(i)) == "sigmoid"]
         if shared and terms[0].id != terms[1].id:
-            places[node.id] = shared[0]
-    if places:
-        yield finding(
-            [*places, *places.values()],
-            f"One gate for both: {doing(graph, [*places], 'add')} two products with the same gate, "
-            f"{named(graph, [*places.values()])}, which is the gate times the sum of both. To "
-            "choose between them, multiply one by 1 - gate.",
-            _HIGHWAY,
-        )
+            yield node.id, shared[0]
 
 
 def _part_of(graph: Graph, place: tuple[str, int]) -> tuple[str, ...]:
@@ -214,27 +213,27 @@ def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
             yield node.id, edge.output if node.id == edge.source else 0
 
 
-@diagnosis_rule("gate_that_is_added")
-def gate_that_is_added(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A gate that is added: {places:add} the sigmoid of {others} to another projection of the same "
+    "tensor, which it cannot close. A gated linear unit multiplies them.",
+    _GLU,
+)
+def gate_that_is_added(graph: Graph) -> Iterator[tuple[str, str]]:
     """A sigmoid of one projection is added to another projection of the same tensor."""
-    places: dict[str, str] = {}
-    for node in graph.nodes:
-        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
-        if not is_additive_merge(node) or len(edges) != 2 or node.constants:
-            continue
+    for node, edges in sums_of_two(graph):
         gates = [end for edge in edges if (end := past_dropouts(graph, edge, only=True))]
         of = [_projected(graph, gate) for gate in gates]
         is_gate = [activation_of(gate) == "sigmoid" for gate in gates]
         if sorted(is_gate) == [False, True] and None not in of and len({*of}) == 1:
-            places[node.id] = gates[is_gate.index(True)].id
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"A gate that is added: {doing(graph, [*places], 'add')} the sigmoid of "
-            f"{named(graph, [*places.values()])} to another projection of the same tensor, which "
-            "it cannot close. A gated linear unit multiplies them.",
-            _GLU,
-        )
+            yield node.id, gates[is_gate.index(True)].id
+
+
+def sums_of_two(graph: Graph) -> Iterator[tuple[Node, list[Edge]]]:
+    """Yield the calls that add two tensors and nothing else, and the edges of these tensors."""
+    for node in graph.nodes:
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        if is_additive_merge(node) and len(edges) == 2 and not node.constants:
+            yield node, edges
 
 
 def _projected(graph: Graph, node: Node) -> tuple[str, int] | None:
@@ -275,24 +274,20 @@ def relu_after_one_addition(graph: Graph) -> Iterator[Note]:
             )
 
 
-@diagnosis_rule("branch_ends_with_relu")
-def branch_ends_with_relu(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A residual branch that ends with a ReLU: {places:return} no negative numbers, so the branch "
+    "can only add to the stream, which grows with the depth. Put the ReLU before the last layer of "
+    "the branch, or after the merge.",
+    _IDENTITY,
+)
+def branch_ends_with_relu(graph: Graph) -> Iterator[str]:
     """The branches of residual blocks end with a ReLU, so that they can only add."""
-    places: dict[str, None] = {}
     for path in graph.skip_paths:
         ends = [e for e in graph.incoming[path.target] if e.source in path.bypassed]
         for edge in ends if is_additive_merge(graph.node(path.target)) else ():
             last = past_dropouts(graph, edge)
             if last is not None and activation_of(last) in ("relu", "relu6"):
-                places[last.id] = None
-    if places:
-        yield remark(
-            places,
-            f"A residual branch that ends with a ReLU: {doing(graph, [*places], 'return')} no "
-            "negative numbers, so the branch can only add to the stream, which grows with the "
-            "depth. Put the ReLU before the last layer of the branch, or after the merge.",
-            _IDENTITY,
-        )
+                yield last.id
 
 
 # Siblings ---------------------------------------------------------------------------------------
@@ -353,10 +348,9 @@ def _chain(graph: Graph, node: Node, kinds_: tuple[str, ...]) -> list[str]:
 
 def _behind(graph: Graph, edge: Edge, merges: set[str]) -> bool:
     """Return whether a tensor is the sum at one of some merges, up to an activation or norm."""
-    node = graph.node(edge.source)
-    while node.id not in merges and _is_between_blocks(node) and len(graph.incoming[node.id]) == 1:
-        node = graph.node(graph.incoming[node.id][0].source)
-    return node.id in merges
+    start = graph.node(edge.source)
+    end = walk_back(graph, start, lambda n: n.id not in merges and _is_between_blocks(n))
+    return end.id in merges
 
 
 def _ahead(graph: Graph, node_id: str, starts: set[str]) -> bool:
@@ -398,24 +392,21 @@ def dropout_rate(graph: Graph) -> Iterator[Note]:
         )
 
 
-@diagnosis_rule("always_training")
-def always_training(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "Called with training=True: {places}. `predict`, `evaluate` and model(x, training=False) "
+    "replace it, so that dropouts drop nothing and batch norms take their averages there; in "
+    "model(x) it makes the output random, or dependent on the other samples of the batch. Leave it "
+    "out, or call model(x, training=True).",
+    "Keras guide, https://keras.io/guides/transfer_learning, on the argument training",
+)
+def always_training(graph: Graph) -> list[str]:
     """A dropout or batch norm is called with training=True in a Functional model."""
-    places = [
+    return [
         node.id
         for node in graph.nodes
         if node.is_a(DROPOUTS | {"BatchNormalization"})
         and any(c.port == "training" and c.value is True for c in node.constants)
     ]
-    if places:
-        yield remark(
-            places,
-            f"Called with training=True: {named(graph, places)}. `predict`, `evaluate` and "
-            "model(x, training=False) replace it, so that dropouts drop nothing and batch norms "
-            "take their averages there; in model(x) it makes the output random, or dependent on "
-            "the other samples of the batch. Leave it out, or call model(x, training=True).",
-            "Keras guide, https://keras.io/guides/transfer_learning, on the argument training",
-        )
 
 
 @diagnosis_rule("dropout_on_the_stream")

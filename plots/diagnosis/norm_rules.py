@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from plots.annotations import Note, shape_text
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import axis_origins, kinds, sources
-from plots.diagnosis.projections import past_dropouts, projection_behind
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.projections import past_dropouts, past_layout, projection_behind
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, remark_rule
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     FUSED_ATTENTION,
-    PARTS,
-    SHAPE_CHANGES,
     TRANSPOSITIONS,
     is_additive_merge,
-    is_identity_like,
     is_linear_projection,
     is_norm,
 )
@@ -230,20 +227,11 @@ def norm_on_values(graph: Graph) -> Iterator[Note]:
 
 def _norm_of_projection(graph: Graph, edge: Edge) -> str:
     """Return the norm of a projection that a tensor is, up to its layout; "" if it is none."""
-    norm = _past_layout(graph, edge)
-    is_one = is_norm(norm) and len(graph.incoming[norm.id]) == 1
-    if not is_one or not is_linear_projection(_past_layout(graph, graph.incoming[norm.id][0])):
+    norm = past_layout(graph, edge, TRANSPOSITIONS)
+    if not is_norm(norm) or len(graph.incoming[norm.id]) != 1:
         return ""
-    return norm.id
-
-
-def _past_layout(graph: Graph, edge: Edge) -> Node:
-    node = graph.node(edge.source)
-    while (is_identity_like(node) or node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS)) and (
-        len(graph.incoming[node.id]) == 1
-    ):
-        node = graph.node(graph.incoming[node.id][0].source)
-    return node
+    before = past_layout(graph, graph.incoming[norm.id][0], TRANSPOSITIONS)
+    return norm.id if is_linear_projection(before) else ""
 
 
 def _origin(graph: Graph, edge: Edge, projects: bool) -> tuple[str, int]:
@@ -257,10 +245,13 @@ def _origin(graph: Graph, edge: Edge, projects: bool) -> tuple[str, int]:
     return (edge.source, edge.output) if node is None or node.id == edge.source else (node.id, 0)
 
 
-@diagnosis_rule("norm_added_to_its_input")
-def norm_added_to_its_input(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "x + norm(x): {places:add} a tensor and its norm, with no sublayer between them. If a sublayer "
+    "was meant, put it behind the norm: x + f(norm(x)).",
+    _XIONG,
+)
+def norm_added_to_its_input(graph: Graph) -> Iterator[str]:
     """A merge adds a tensor and its own norm, with no sublayer between: x + norm(x)."""
-    places = []
     for node in graph.nodes:
         if is_additive_merge(node):
             ends = [(edge.source, edge.output) for edge in graph.incoming[node.id]]
@@ -268,31 +259,21 @@ def norm_added_to_its_input(graph: Graph) -> Iterator[Note]:
                 norm = graph.node(edge.source)
                 given = [(e.source, e.output) for e in graph.incoming[norm.id]]
                 if norm.is_a(_TOKEN_NORMS) and given and given[0] in ends:
-                    places.append(node.id)
-    if places:
-        yield remark(
-            places,
-            f"x + norm(x): {doing(graph, places, 'add')} a tensor and its norm, with no sublayer "
-            "between them. If a sublayer was meant, put it behind the norm: x + f(norm(x)).",
-            _XIONG,
-        )
+                    yield node.id
 
 
-@diagnosis_rule("batch_norm_after_dropout")
-def batch_norm_after_dropout(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "Batch normalization right after dropout: {places:measure} the variance of features with "
+    "dropout, which is larger than without, for inference too. Put the dropout behind the last "
+    "batch normalization.",
+    _LI,
+)
+def batch_norm_after_dropout(graph: Graph) -> list[tuple[str, str]]:
     """A batch normalization takes what a dropout returns."""
-    places = {
-        node.id: edge.source
+    return [
+        (node.id, edge.source)
         for node in graph.nodes
         if node.is_a({"BatchNormalization"})
         for edge in graph.incoming[node.id][:1]
         if graph.node(edge.source).is_a({"Dropout"}) and graph.node(edge.source).config.get("rate")
-    }
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"Batch normalization right after dropout: {doing(graph, [*places], 'measure')} the "
-            "variance of features with dropout, which is larger than without, for inference too. "
-            "Put the dropout behind the last batch normalization.",
-            _LI,
-        )
+    ]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from plots.annotations import Note
 from plots.diagnosis.activations import CLIPPED, activation_of, last_call
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import finding_rule, remark_rule
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     LINEAR_PROJECTIONS,
@@ -23,30 +22,28 @@ _ROUNDED = "Goodfellow et al. 2016, Deep Learning, section 4.1"
 _ROOT = "docs.jax.dev/en/latest/faq.html, gradients contain NaN where using where"
 
 
-@diagnosis_rule("log_of_softmax")
-def log_of_softmax(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A logarithm of a softmax: {places:take} probabilities of {others}, which are 0 for scores far "
+    "below the largest, so that the logarithm is minus infinity. Take ops.log_softmax.",
+    _ROUNDED,
+)
+def log_of_softmax(graph: Graph) -> Iterator[tuple[str, str]]:
     """The logarithm of a softmax, which is minus infinity where that is rounded to 0."""
-    places: dict[str, str] = {}
     for node in graph.nodes:
         if node.operation == "Log" and len(graph.incoming[node.id]) == 1:
             before = past_dropouts(graph, graph.incoming[node.id][0])
             if before is not None and activation_of(before) == "softmax":
-                places[node.id] = before.id
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"A logarithm of a softmax: {doing(graph, [*places], 'take')} probabilities of "
-            f"{named(graph, [*places.values()])}, which are 0 for scores far below the largest, "
-            "so that the logarithm is minus infinity. Take ops.log_softmax.",
-            _ROUNDED,
-        )
+                yield node.id, before.id
 
 
-@diagnosis_rule("log_of_zero")
-def log_of_zero(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "A logarithm of 0: {places:take} numbers of {others}, which may be 0, so that the result is "
+    "minus infinity. Add a small number first, or take ops.log1p.",
+    _ROUNDED,
+)
+def log_of_zero(graph: Graph) -> Iterator[tuple[str, str]]:
     """The logarithm of numbers that may be 0: of a ReLU, or of squares of an input."""
     flow = data_flow(graph)
-    places: dict[str, str] = {}
     for node in graph.nodes:
         if node.operation not in ("Log", "Log10", "Log2") or len(graph.incoming[node.id]) != 1:
             continue
@@ -59,15 +56,7 @@ def log_of_zero(graph: Graph) -> Iterator[Note]:
         sources = [graph.node(i) for i in (before.id, *flow.ancestors(before.id))]
         is_of_input = is_square and not any(source.parameters for source in sources)
         if is_of_input or activation_of(before) in CLIPPED:
-            places[node.id] = before.id
-    if places:
-        yield finding(
-            [*places, *places.values()],
-            f"A logarithm of 0: {doing(graph, [*places], 'take')} numbers of "
-            f"{named(graph, [*places.values()])}, which may be 0, so that the result is minus "
-            "infinity. Add a small number first, or take ops.log1p.",
-            _ROUNDED,
-        )
+            yield node.id, before.id
 
 
 def _is_square(graph: Graph, node: Node) -> bool:
@@ -80,10 +69,14 @@ def _is_square(graph: Graph, node: Node) -> bool:
     return node.is_a({"Multiply"}) and len(edges) == 2 and len(ends) == 1
 
 
-@diagnosis_rule("root_of_zero")
-def root_of_zero(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "A root of 0: {places:take} the distance of two outputs of the same layers, which is 0 for two "
+    "equal inputs, where the gradient of the root is infinite, and NaN after a product with 0. "
+    "Add a small number before the root.",
+    _ROOT,
+)
+def root_of_zero(graph: Graph) -> Iterator[tuple[str, str]]:
     """The distance of two outputs of the same layers is a root without a small number."""
-    places: dict[str, str] = {}
     for node in graph.nodes:
         is_root = node.operation == "Sqrt" or (
             node.operation == "Norm" and node.config.get("ord") in (None, 2, "fro")
@@ -95,35 +88,22 @@ def root_of_zero(graph: Graph) -> Iterator[Note]:
             before = graph.node(graph.incoming[before.id][0].source)
         terms = [last_call(graph, edge.source).layer for edge in graph.incoming[before.id]]
         if is_subtraction(before) and len(terms) == 2 and len({*terms}) == 1:
-            places[node.id] = before.id
-    if places:
-        yield finding(
-            [*places, *places.values()],
-            f"A root of 0: {doing(graph, [*places], 'take')} the distance of two outputs of the "
-            "same layers, which is 0 for two equal inputs, where the gradient of the root is "
-            "infinite, and NaN after a product with 0. Add a small number before the root.",
-            _ROOT,
-        )
+            yield node.id, before.id
 
 
-@diagnosis_rule("bare_exponential")
-def bare_exponential(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "A softmax in steps: {places} divides exponentials by their sum, and {others:take} scores "
+    "without a limit: above 88 the exponential is infinite in float32, above 11 in float16, and "
+    "the result NaN. Take ops.softmax, which subtracts the largest score.",
+    _ROUNDED,
+)
+def bare_exponential(graph: Graph) -> Iterator[tuple[str, str]]:
     """A softmax in steps, exp(x) / sum(exp(x)), of scores without a limit."""
-    places = {
-        node.id: exponential.id
-        for node in graph.nodes
-        if not is_softmax(node) and softmax_axes(graph, node)
-        if (exponential := _exponential(graph, node)) and _is_unlimited(graph, exponential)
-    }
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"A softmax in steps: {named(graph, [*places])} divides exponentials by their sum, and "
-            f"{doing(graph, [*places.values()], 'take')} scores without a limit: above 88 the "
-            "exponential is infinite in float32, above 11 in float16, and the result NaN. Take "
-            "ops.softmax, which subtracts the largest score.",
-            _ROUNDED,
-        )
+    for node in graph.nodes:
+        if not is_softmax(node) and softmax_axes(graph, node):
+            exponential = _exponential(graph, node)
+            if exponential and _is_unlimited(graph, exponential):
+                yield node.id, exponential.id
 
 
 def _exponential(graph: Graph, node: Node) -> Node | None:

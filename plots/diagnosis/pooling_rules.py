@@ -10,7 +10,7 @@ from plots.attentions import attentions_with_masks
 from plots.diagnosis.activations import activation_of
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import past_dropouts, scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, finding_rule
 from plots.diagnosis.score_mask_rules import is_mask
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_identity_like, is_norm, is_recurrent
@@ -23,24 +23,19 @@ _AVERAGES = frozenset({"GlobalAveragePooling1D", "Mean"})
 _SUMMARIES = _AVERAGES | {"GlobalMaxPooling1D", "Max"}
 
 
-@diagnosis_rule("mean_of_masked_vectors")
-def mean_of_masked_vectors(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "A mean that counts padding: {others} sets the vectors of padding to zero, and {places:divide} "
+    "their sum by the number of all positions, so that the same sequence has another mean in a "
+    "longer batch. Divide by the number of real ones: sum(x * mask) / sum(mask).",
+    _MEAN,
+)
+def mean_of_masked_vectors(graph: Graph) -> Iterator[tuple[str, str]]:
     """Vectors of padding are set to zero, and then counted in a mean over all positions."""
-    places: dict[str, str] = {}
     for node in graph.nodes:
         reduced = _positions_averaged(graph, node)
         masked = past_dropouts(graph, graph.incoming[reduced.id][0]) if reduced else None
         if masked is not None and _hides_vectors(graph, masked):
-            places[node.id] = masked.id
-    if places:
-        yield finding(
-            [*places, *places.values()],
-            f"A mean that counts padding: {named(graph, [*places.values()])} sets the vectors of "
-            f"padding to zero, and {doing(graph, [*places], 'divide')} their sum by the number of "
-            "all positions, so that the same sequence has another mean in a longer batch. Divide "
-            "by the number of real ones: sum(x * mask) / sum(mask).",
-            _MEAN,
-        )
+            yield node.id, masked.id
 
 
 def _positions_averaged(graph: Graph, node: Node) -> Node | None:

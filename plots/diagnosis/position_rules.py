@@ -10,7 +10,15 @@ from plots.annotations import Note
 from plots.attentions import attentions_with_masks, position_flow
 from plots.diagnosis.axis_origins import Kind, axis_origins, kinds
 from plots.diagnosis.projections import projection_behind
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import (
+    diagnosis_rule,
+    doing,
+    finding,
+    finding_rule,
+    named,
+    remark,
+    remark_rule,
+)
 from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import RECURRENT, is_additive_merge
 from plots.positions import Tables, is_trained, kinds_of_positions
@@ -25,28 +33,24 @@ _MIXERS = RECURRENT | {"Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D",
 _EVERY_STEP = "Dehghani et al. 2019, Universal Transformers, section 2.1, does it on purpose"
 
 
-@diagnosis_rule("one_vector_for_all_positions")
-def one_vector_for_all_positions(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "The same vector at every position: {places:add} a fixed vector of the width of the model, "
+    "which is the same at all positions, so that it tells none of them from another. Add one row "
+    "of the table for each position: x + table[:length].",
+    _VASWANI,
+)
+def one_vector_for_all_positions(graph: Graph) -> Iterator[str]:
     """A fixed vector is added at every position alike, and nothing else tells positions."""
     attentions = attentions_with_masks(graph)[0]
     if not attentions or kinds_of_positions(graph, attentions):
         return
     flow = data_flow(graph)
-    places = []
     for node in graph.nodes:
         if is_additive_merge(node) and any(_is_vector(c, node) for c in node.constants):
             before = (*flow.sources[node.id], *flow.ancestors(node.id))
             has_weights = any(is_trained(graph.node(i)) for i in before)
             if has_weights and any(flow.depends(a.id, on=node.id) for a in attentions):
-                places.append(node.id)
-    if places:
-        yield finding(
-            places,
-            f"The same vector at every position: {doing(graph, places, 'add')} a fixed vector of "
-            "the width of the model, which is the same at all positions, so that it tells none of "
-            "them from another. Add one row of the table for each position: x + table[:length].",
-            _VASWANI,
-        )
+                yield node.id
 
 
 def _is_vector(constant: Constant, merge: Node) -> bool:
@@ -57,16 +61,21 @@ def _is_vector(constant: Constant, merge: Node) -> bool:
     return is_fixed and len(shape) == 3 and width == shape[-1] != 1 and set(others) <= {1}
 
 
-@diagnosis_rule("one_vector_for_all_patches")
-def one_vector_for_all_patches(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "The same vector at every patch: {places:add} one trained vector to all of them, so that it "
+    "tells none of them from another, and the model sees an image as a set of patches. Add a table "
+    "with a row for each patch.",
+    _VIT,
+)
+def one_vector_for_all_patches(graph: Graph) -> list[str]:
     """A trained vector is added to all patches of an image alike, and nothing tells them apart."""
     attentions = attentions_with_masks(graph)[0]
     if not attentions or kinds_of_positions(graph, attentions):
-        return
+        return []
     flow = data_flow(graph)
     tables = Tables(graph, flow)
     images = [i for i in graph.inputs if len(graph.node(i).outputs[0].shape) == 4]
-    places = [
+    return [
         node.id
         for node in graph.nodes
         if is_additive_merge(node)
@@ -75,14 +84,6 @@ def one_vector_for_all_patches(graph: Graph) -> Iterator[Note]:
         and any(flow.depends(attention.id, on=node.id) for attention in attentions)
         and any(axes == {-1} and tables.is_learned(o) for o, axes in tables.fixed_operands(node))
     ]
-    if places:
-        yield finding(
-            places,
-            f"The same vector at every patch: {doing(graph, places, 'add')} one trained vector to "
-            "all of them, so that it tells none of them from another, and the model sees an image "
-            "as a set of patches. Add a table with a row for each patch.",
-            _VIT,
-        )
 
 
 @diagnosis_rule("rotations")
@@ -130,25 +131,20 @@ def _turns_by_heads(graph: Graph, node: Node) -> bool:
     return -len(origins) <= axis < len(origins) and kinds(origins[axis]) == {"feature"}
 
 
-@diagnosis_rule("rotated_values")
-def rotated_values(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "Rotary positions on the values: {places:take} values that are rotated by their positions, as "
+    "queries and keys are. RoFormer rotates those two alone, so that scores depend on distances; "
+    "the sum of rotated values depends on positions.",
+    _ROPE,
+)
+def rotated_values(graph: Graph) -> Iterator[str]:
     """Values are rotated by their positions, as queries and keys are."""
     tables = Tables(graph, data_flow(graph))
-    found = []
     for attention in attentions_with_masks(graph)[0]:
         edges = [attention.query, *attention.keys[:1], *attention.values[:1]]
         turned = [_turned_along(graph, tables, edge)["position"] > 1 for edge in edges]
         if len(edges) == 3 and all(turned):
-            found.append(attention.id)
-    if found:
-        yield remark(
-            found,
-            f"Rotary positions on the values: {doing(graph, found, 'take')} values that are "
-            "rotated by their positions, as queries and keys are. RoFormer rotates those two "
-            "alone, so that scores depend on distances; the sum of rotated values depends on "
-            "positions.",
-            _ROPE,
-        )
+            yield attention.id
 
 
 def _turned_along(graph: Graph, tables: Tables, end: Edge) -> Counter[Kind]:
@@ -296,19 +292,16 @@ def _shifts_of(node: Node) -> Mapping[int, int] | None:
     return {a % rank: s for a, s in zip(axis, shift, strict=True)}
 
 
-@diagnosis_rule("one_frequency")
-def one_frequency(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "Sinusoids of one frequency: the table of positions at {places} has the same sine and cosine "
+    "in all of its features, so that far positions are hard to tell apart. The frequency of "
+    "feature 2i of d is 10000 ** (-2i / d): divide as floats.",
+    _VASWANI,
+)
+def one_frequency(graph: Graph) -> list[str]:
     """A table of sinusoids has one frequency only."""
-    places = [
+    return [
         node.id
         for node in graph.nodes
         if any(c.pattern == "sinusoids of one frequency" for c in node.constants)
     ]
-    if places:
-        yield finding(
-            places,
-            f"Sinusoids of one frequency: the table of positions at {named(graph, places)} has the "
-            "same sine and cosine in all of its features, so that far positions are hard to tell "
-            "apart. The frequency of feature 2i of d is 10000 ** (-2i / d): divide as floats.",
-            _VASWANI,
-        )

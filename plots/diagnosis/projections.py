@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import NamedTuple
 
 from plots.graph import Edge, Graph, Node
@@ -15,7 +16,7 @@ from plots.layers import (
     is_linear_projection,
     is_norm,
 )
-from plots.traversal import Reachability, once_per_graph
+from plots.traversal import Reachability, once_per_graph, walk_back
 
 _NORMALISES = frozenset({"Norm", "Normalize", "Rsqrt", "UnitNormalization"})
 _MOST_CALLS = 60
@@ -112,6 +113,16 @@ def past_dropouts(graph: Graph, edge: Edge, only: bool = False) -> Node | None:
         if not node.is_a(KEPT_IN_INFERENCE) or not graph.incoming[node.id]:
             return node
         node = graph.node(graph.incoming[node.id][0].source)
+
+
+def past_layout(graph: Graph, edge: Edge, moves: Set[str] = frozenset()) -> Node:
+    """Return the call that computes the numbers of a tensor, or those that it is a part of.
+
+    `moves` are class names that are passed besides changes of shape, parts and identities.
+    """
+    layout = SHAPE_CHANGES | PARTS | moves
+    start = graph.node(edge.source)
+    return walk_back(graph, start, lambda node: is_identity_like(node) or node.is_a(layout))
 
 
 @once_per_graph

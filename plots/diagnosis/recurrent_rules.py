@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from plots.annotations import Note
 from plots.diagnosis.closed import is_closed
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, finding_rule, remark_rule
 from plots.graph import Edge, Graph, Node
 from plots.layers import RECURRENT, is_identity_like, is_signed_merge
 from plots.traversal import data_flow
@@ -18,16 +18,20 @@ _STATES = "Keras API, return_state and initial_state of keras.layers.LSTM"
 _SUTSKEVER = "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 2"
 
 
-@diagnosis_rule("steps_in_two_orders")
-def steps_in_two_orders(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "Steps in two orders: {places:join} the outputs of a recurrent layer that goes backwards, "
+    "whose first step is the last one of the sequence, with steps in the right order. Turn them "
+    "back first: ops.flip(y, axis=1), or take keras.layers.Bidirectional.",
+    _BACKWARDS,
+)
+def steps_in_two_orders(graph: Graph) -> Iterator[str]:
     """The outputs of a layer that goes backwards are joined with others step by step."""
     is_reversed: dict[str, bool | None] = {}
-    places = []
     for node in graph.nodes:
         given = {is_reversed[edge.source] for edge in graph.incoming[node.id] if not edge.implicit}
         orders = given - {None}
         if len(orders) == 2 and _joins_steps(node):
-            places.append(node.id)
+            yield node.id
         own = orders.pop() if len(orders) == 1 else None
         if node.kind == "input":
             own = False
@@ -38,15 +42,6 @@ def steps_in_two_orders(graph: Graph) -> Iterator[Note]:
         elif own is not None and _turns_steps(node):
             own = not own
         is_reversed[node.id] = own
-    if places:
-        yield finding(
-            places,
-            f"Steps in two orders: {doing(graph, places, 'join')} the outputs of a recurrent layer "
-            "that goes backwards, whose first step is the last one of the sequence, with steps in "
-            "the right order. Turn them back first: ops.flip(y, axis=1), or take "
-            "keras.layers.Bidirectional.",
-            _BACKWARDS,
-        )
 
 
 def _is_ids(node: Node) -> bool:
@@ -70,47 +65,37 @@ def _joins_steps(node: Node) -> bool:
     return rank > 2 and (is_join or is_signed_merge(node) or node.is_a({"Multiply", "Maximum"}))
 
 
-@diagnosis_rule("last_step_of_both_directions")
-def last_step_of_both_directions(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "The last step of two directions: {places:take} the last step of {others}, at which the "
+    "backward layer has read one step only. Leave return_sequences out: Bidirectional then joins "
+    "the last output of each direction.",
+    _SCHUSTER,
+)
+def last_step_of_both_directions(graph: Graph) -> Iterator[tuple[str, str]]:
     """The last step is taken of the outputs of a bidirectional layer."""
-    places: dict[str, str] = {}
     for node in graph.nodes:
         if step_of(node) == -1 and graph.incoming[node.id]:
             edge = graph.incoming[node.id][0]
             before = past_dropouts(graph, edge)
             others = {step_of(graph.node(other.target)) for other in graph.outgoing[edge.source]}
             if before is not None and before.is_a({"Bidirectional"}) and 0 not in others:
-                places[node.id] = before.id
-    if places:
-        yield finding(
-            [*places, *places.values()],
-            f"The last step of two directions: {doing(graph, [*places], 'take')} the last step of "
-            f"{named(graph, [*places.values()])}, at which the backward layer has read one step "
-            "only. Leave return_sequences out: Bidirectional then joins the last output of each "
-            "direction.",
-            _SCHUSTER,
-        )
+                yield node.id, before.id
 
 
-@diagnosis_rule("first_step")
-def firststep_of(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "The first step alone: {places:take} the first step of {others}, at which the layer has read "
+    "one step only, and nothing takes the others. The last one, y[:, -1], has read all: leave "
+    "return_sequences out.",
+    _SUTSKEVER,
+)
+def first_step(graph: Graph) -> Iterator[tuple[str, str]]:
     """Of the outputs of a layer that goes forwards, only the first step is taken."""
-    places: dict[str, str] = {}
     for node in graph.nodes:
         if step_of(node) == 0 and graph.incoming[node.id]:
             edge = graph.incoming[node.id][0]
             before = past_dropouts(graph, edge, only=True)
             if before is not None and before.is_a(RECURRENT) and not _turns_steps(before):
-                places[node.id] = before.id
-    if places:
-        yield finding(
-            [*places, *places.values()],
-            f"The first step alone: {doing(graph, [*places], 'take')} the first step of "
-            f"{named(graph, [*places.values()])}, at which the layer has read one step only, and "
-            "nothing takes the others. The last one, y[:, -1], has read all: leave "
-            "return_sequences out.",
-            _SUTSKEVER,
-        )
+                yield node.id, before.id
 
 
 @diagnosis_rule("states_swapped")
@@ -139,24 +124,19 @@ def states_swapped(graph: Graph) -> Iterator[Note]:
         )
 
 
-@diagnosis_rule("one_state_for_both")
-def one_state_for_both(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "One state for both: {places:begin} with the same state of {others} as its output and as its "
+    "cell state. An LSTM returns y, h, c with return_state=True: take initial_state=[h, c].",
+    _STATES,
+)
+def one_state_for_both(graph: Graph) -> Iterator[tuple[str, str]]:
     """An LSTM begins with one of the two states of another one as both of its states."""
-    places: dict[str, str] = {}
     for node in graph.nodes:
         begins = [e for e in graph.incoming[node.id] if e.port.startswith("initial_state")]
         values = {(edge.source, edge.output) for edge in begins}
         is_one = node.is_a({"LSTM"}) and len(begins) == 2 and len(values) == 1
         if is_one and _states_in(graph, begins[0]) in ({"h"}, {"c"}):
-            places[node.id] = begins[0].source
-    if places:
-        yield remark(
-            [*places, *places.values()],
-            f"One state for both: {doing(graph, [*places], 'begin')} with the same state of "
-            f"{named(graph, [*places.values()])} as its output and as its cell state. An LSTM "
-            "returns y, h, c with return_state=True: take initial_state=[h, c].",
-            _STATES,
-        )
+            yield node.id, begins[0].source
 
 
 def _states_in(graph: Graph, edge: Edge) -> set[str]:
@@ -180,15 +160,19 @@ def step_of(node: Node) -> object:
     return keys.get("key.1") if node.operation == "GetItem" and is_whole else None
 
 
-@diagnosis_rule("state_of_the_same_sequence")
-def state_of_the_same_sequence(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "A state that knows the future: {places:begin} with a summary of the sequence that it reads, "
+    "so that each of its steps depends on all later ones, which the decoder is trained to predict. "
+    "Begin with the state of the encoder of the other sequence.",
+    _SUTSKEVER,
+)
+def state_of_the_same_sequence(graph: Graph) -> Iterator[str]:
     """A recurrent decoder begins with a summary of the sequence that it reads."""
     flow = data_flow(graph)
     tables = [node for node in graph.nodes if node.is_a({"Embedding"})]
     sizes = {table.config.get("input_dim") for table in tables}
     shapes = {i: graph.node(i).outputs[output].shape for i, output in graph.outputs}
     decodes = [i for i, shape in shapes.items() if len(shape) == 3 and shape[-1] in sizes]
-    places = []
     for node in graph.nodes if len(graph.inputs) > 1 else ():
         read = [e.source for e in graph.incoming[node.id] if not e.port.startswith("initial_state")]
         states = [e.source for e in graph.incoming[node.id] if e.port.startswith("initial_state")]
@@ -197,13 +181,4 @@ def state_of_the_same_sequence(graph: Graph) -> Iterator[Note]:
         own = {i for i in graph.inputs if any(flow.depends(source, on=i) for source in read)}
         begins = {i for i in graph.inputs if any(flow.depends(state, on=i) for state in states)}
         if own and own == begins and any(flow.depends(end, on=node.id) for end in decodes):
-            places.append(node.id)
-    if places:
-        yield finding(
-            places,
-            f"A state that knows the future: {doing(graph, places, 'begin')} with a summary of the "
-            "sequence that it reads, so that each of its steps depends on all later ones, which "
-            "the decoder is trained to predict. Begin with the state of the encoder of the other "
-            "sequence.",
-            _SUTSKEVER,
-        )
+            yield node.id

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from plots.annotations import Note
 from plots.graph import Graph, Node
@@ -12,6 +13,8 @@ from plots.hierarchy import find_namespaces
 
 Rule = Callable[[Graph], Iterable[Note]]
 _Rule = TypeVar("_Rule", bound=Rule)
+Find = Callable[[Graph], Iterable[str] | Iterable[tuple[str, str]]]
+"""A function from a graph to ids of calls, or to pairs of a call and another call of the note."""
 
 _RULES: dict[str, Rule] = {}
 
@@ -36,6 +39,47 @@ def diagnosis_rule(name: str) -> Callable[[_Rule], _Rule]:
         return rule
 
     return register
+
+
+def finding_rule(text: str, reference: str) -> Callable[[Find], Rule]:
+    """Decorator that registers a rule with one finding, about all calls that a function returns.
+
+    In the text, `{places}` are the names of the calls and `{others}` those of the second calls of
+    pairs; `{places:take}` is "a takes" or "a and b take". The rule has the name of the function,
+    and no finding if it returns no call.
+    """
+    return _rule_of_one_note(finding, text, reference)
+
+
+def remark_rule(text: str, reference: str) -> Callable[[Find], Rule]:
+    """Decorator that registers a rule with one remark; see `finding_rule`."""
+    return _rule_of_one_note(remark, text, reference)
+
+
+def _rule_of_one_note(
+    note: Callable[[Iterable[str], str, str], Note], text: str, reference: str
+) -> Callable[[Find], Rule]:
+    def register(find: Find) -> Rule:
+        @functools.wraps(find)
+        def rule(graph: Graph) -> list[Note]:
+            pairs = dict((found, "") if isinstance(found, str) else found for found in find(graph))
+            places, others = [*pairs], [*dict.fromkeys(filter(None, pairs.values()))]
+            names = {"places": _Names(graph, places), "others": _Names(graph, others)}
+            return [note([*places, *others], text.format(**names), reference)] if pairs else []
+
+        return diagnosis_rule(find.__name__)(rule)
+
+    return register
+
+
+class _Names(NamedTuple):
+    """Names of calls in a text, with a verb if one follows, as in "{places:take}"."""
+
+    graph: Graph
+    places: Sequence[str]
+
+    def __format__(self, verb: str) -> str:
+        return doing(self.graph, self.places, verb) if verb else named(self.graph, self.places)
 
 
 def notes_of_all_rules(graph: Graph) -> Iterator[Note]:

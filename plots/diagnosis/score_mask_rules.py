@@ -8,7 +8,7 @@ from plots.annotations import Note
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, finding_rule, named
 from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge
 from plots.shape_values import TRIANGLES
@@ -131,22 +131,19 @@ def _varies_over_keys(graph: Graph, attention: Attention, node: Node) -> bool:
     return any(size != 1 for size in sizes) or len(same) > 1
 
 
-@diagnosis_rule("constant_mask")
-def constant_mask(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "A mask that hides no key: that of {places}; its values are all the same. Leave it out, or "
+    "compute it.",
+    _KERAS,
+)
+def constant_mask(graph: Graph) -> list[str]:
     """A constant mask hides no key."""
-    places = [
+    return [
         node.id
         for attention in attentions_with_masks(graph)[0]
         for node in map(graph.node, (attention.id, *attention.masking))
         if "ones" in [_shown(node, c, attention) for c in node.constants]
     ]
-    if places:
-        yield finding(
-            places,
-            f"A mask that hides no key: that of {named(graph, places)}; its values are all the "
-            "same. Leave it out, or compute it.",
-            _KERAS,
-        )
 
 
 @diagnosis_rule("triangle_of_the_mask")

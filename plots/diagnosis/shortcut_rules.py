@@ -6,30 +6,32 @@ from collections.abc import Iterator
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
+from plots.diagnosis.merge_rules import sums_of_two
 from plots.diagnosis.norm_rules import CHANNEL_NORMS
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, finding, named
+from plots.diagnosis.rules import diagnosis_rule, finding, finding_rule, named
 from plots.graph import Edge, Graph, Node
-from plots.layers import is_additive_merge, is_attention, is_linear_projection
+from plots.layers import is_attention, is_linear_projection
 from plots.traversal import data_flow
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3.2"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 2"
 
 
-@diagnosis_rule("shortcut_of_the_branch")
-def shortcut_of_the_branch(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "A shortcut that begins at the branch: {places} adds the output of a branch and a projection "
+    "of it by {others}, so that the input of the block is lost, and nothing leads past the branch. "
+    "Project the input of the block: Conv2D(filters, 1)(x).",
+    _RESIDUAL,
+)
+def shortcut_of_the_branch(graph: Graph) -> Iterator[tuple[str, str]]:
     """A block adds the output of its branch and a projection of that same output.
 
     Both are linear in the last layer of the branch, so that the sum is one projection more, and
     the input of the block is lost.
     """
-    places: dict[str, str] = {}
     flow = data_flow(graph)
-    for node in graph.nodes:
-        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
-        if not is_additive_merge(node) or len(edges) != 2 or node.constants:
-            continue
+    for node, edges in sums_of_two(graph):
         for branch, shortcut in (edges, edges[::-1]):
             projection = _projection(graph, shortcut)
             if projection is None or not graph.incoming[projection.id]:
@@ -41,16 +43,7 @@ def shortcut_of_the_branch(graph: Graph) -> Iterator[Note]:
                 continue
             before = map(graph.node, flow.ancestors(last.id))
             if any(node.parameters for node in before):  # else it is a stem
-                places[node.id] = projection.id
-    if places:
-        yield finding(
-            [*places, *places.values()],
-            f"A shortcut that begins at the branch: {named(graph, [*places])} adds the output of a "
-            f"branch and a projection of it by {named(graph, [*places.values()])}, so that the "
-            "input of the block is lost, and nothing leads past the branch. Project the input of "
-            "the block: Conv2D(filters, 1)(x).",
-            _RESIDUAL,
-        )
+                yield node.id, projection.id
 
 
 def _projection(graph: Graph, edge: Edge, is_branch: bool = False) -> Node | None:
@@ -71,10 +64,7 @@ def shortcut_of_the_first_block(graph: Graph) -> Iterator[Note]:
     flow = data_flow(graph)
     attended = {attention.output for attention in attentions_with_masks(graph)[0]}
     merges: dict[tuple[str, int], list[tuple[str, str]]] = {}  # shortcut -> (merge, its branch)
-    for node in graph.nodes:
-        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
-        if not is_additive_merge(node) or len(edges) != 2 or node.constants:
-            continue
+    for node, edges in sums_of_two(graph):
         for shortcut, branch in (edges, edges[::-1]):
             end = past_dropouts(graph, branch)
             is_sublayer = end is not None and (

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from plots.annotations import Note, SkipPath
 from plots.attentions import attentions_with_masks, has_way_around, position_flow
-from plots.diagnosis.rules import diagnosis_rule, finding, listed, named
+from plots.diagnosis.rules import diagnosis_rule, finding, finding_rule, listed, named
 from plots.graph import Graph, Node
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
 from plots.layers import is_additive_merge, is_attention, is_identity_like, is_norm
@@ -142,13 +142,17 @@ def _goes_on(graph: Graph, merge: str, path: SkipPath) -> bool:
     return False
 
 
-@diagnosis_rule("takes_a_branch")
-def takes_a_branch(graph: Graph) -> Iterator[Note]:
+@finding_rule(
+    "A sublayer that takes a branch in the place of the stream: what is added at {places} is "
+    "computed from the output of {others} before it is merged, so it does not see the rest of the "
+    "stream. Take the output of the merge: x = norm(x + y), then f(x), not f(y).",
+    _RESIDUAL,
+)
+def takes_a_branch(graph: Graph) -> Iterator[tuple[str, str]]:
     """A sublayer takes the output of the one before it, and not the stream that it is added to."""
     flow = data_flow(graph)
     up_to_merges = data_flow(graph, stop=is_additive_merge)
     ends_at = {path.target: path for path in graph.skip_paths if not path.projected}
-    found: dict[str, str] = {}
     for node in graph.nodes:
         terms = [edge.source for edge in graph.incoming[node.id]]
         if not is_additive_merge(node) or len(terms) != 2:
@@ -166,16 +170,7 @@ def takes_a_branch(graph: Graph) -> Iterator[Note]:
             for own in outputs:
                 inside = up_to_merges.between(own.source, [branch])
                 if inside and _is_sublayer(graph, inside, stream != before):
-                    found[node.id] = own.source
-    if found:
-        yield finding(
-            [*found, *found.values()],
-            f"A sublayer that takes a branch in the place of the stream: what is added at "
-            f"{named(graph, [*found])} is computed from the output of "
-            f"{named(graph, [*found.values()])} before it is merged, so it does not see the rest "
-            "of the stream. Take the output of the merge: x = norm(x + y), then f(x), not f(y).",
-            _RESIDUAL,
-        )
+                    yield node.id, own.source
 
 
 def _merge_before(graph: Graph, node_id: str, merges: Collection[str]) -> str | None:

@@ -10,7 +10,7 @@ from plots.diagnosis.activations import activation_of
 from plots.diagnosis.attention_rules import moved_axes, summed_by_product
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, finding, named, remark_rule
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     FUSED_ATTENTION,
@@ -22,6 +22,7 @@ from plots.layers import (
     is_linear_projection,
 )
 from plots.softmaxes import float_inputs, softmax_axes
+from plots.traversal import walk_back
 
 _POOLING = "Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, section 2.1"
 _RETENTION = "Sun et al. 2023, RetNet, section 2.1, has no softmax on purpose, and a norm after it"
@@ -121,24 +122,19 @@ def _is_reduced_again(graph: Graph, total: Node) -> bool:
     )
 
 
-@diagnosis_rule("scores_without_a_softmax")
-def scores_without_a_softmax(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "Attention without a softmax: {places:sum} values with the scores of {others} as weights, "
+    "which have any size and sum, also if a ReLU comes between. With more keys, the output grows. "
+    "Take the softmax of the scores, unless a norm follows and that is meant.",
+    _RETENTION,
+)
+def scores_without_a_softmax(graph: Graph) -> Iterator[tuple[str, str]]:
     """Values are summed with products of queries and keys that no softmax normalises."""
-    found: dict[str, str] = {}
     for node in graph.nodes:
         for edge in float_inputs(graph, node) if node.operation in PRODUCTS else ():
             scores = _scores_behind(graph, edge)
             if scores is not None and _sums_positions(graph, node, edge):
-                found[node.id] = scores.id
-    if found:
-        yield remark(
-            [*found, *found.values()],
-            f"Attention without a softmax: {doing(graph, [*found], 'sum')} values with the scores "
-            f"of {named(graph, [*found.values()])} as weights, which have any size and sum, also "
-            "if a ReLU comes between. With more keys, the output grows. Take the softmax of the "
-            "scores, unless a norm follows and that is meant.",
-            _RETENTION,
-        )
+                yield node.id, scores.id
 
 
 def _scores_behind(graph: Graph, edge: Edge) -> Node | None:
@@ -176,10 +172,14 @@ def _sums_positions(graph: Graph, node: Node, edge: Edge) -> bool:
     return len(positions) == 2 and _summed_kinds(graph, node, edge) == {"position"}
 
 
-@diagnosis_rule("queries_as_keys")
-def queries_as_keys(graph: Graph) -> Iterator[Note]:
+@remark_rule(
+    "Queries are also the keys: {places:take} both from {others}, so scores are the same in both "
+    "directions, and each position mostly attends to itself. Give keys a projection of their own, "
+    "unless they are shared on purpose.",
+    _SHARED,
+)
+def queries_as_keys(graph: Graph) -> Iterator[tuple[str, str]]:
     """Scores are products of queries with themselves, and values have a projection of their own."""
-    found, projections = [], []
     for attention in attentions_with_masks(graph)[0]:
         is_fused = graph.node(attention.id).is_a(FUSED_ATTENTION)
         if (attention.is_one_call and not is_fused) or not attention.values:
@@ -187,17 +187,7 @@ def queries_as_keys(graph: Graph) -> Iterator[Note]:
         edges = attention.query, attention.keys[0], attention.values[0]
         query, key, value = (_projected(graph, edge) for edge in edges)
         if query and value and query == key != value:
-            found.append(attention.id)
-            projections.append(query[0])
-    if found:
-        yield remark(
-            [*found, *projections],
-            f"Queries are also the keys: {doing(graph, found, 'take')} both from "
-            f"{named(graph, projections)}, so scores are the same in both directions, and each "
-            "position mostly attends to itself. Give keys a projection of their own, unless they "
-            "are shared on purpose.",
-            _SHARED,
-        )
+            yield attention.id, query[0]
 
 
 def _projected(graph: Graph, edge: Edge) -> tuple[str, int] | None:
@@ -218,7 +208,6 @@ def _projected(graph: Graph, edge: Edge) -> tuple[str, int] | None:
 
 def _part_of_projection(graph: Graph, edge: Edge) -> tuple[str, int] | None:
     """Return a tensor if it is a part of a projection, as of queries, keys and values."""
-    node = graph.node(edge.source)
-    while node.is_a(SHAPE_CHANGES | TRANSPOSITIONS | PARTS) and len(graph.incoming[node.id]) == 1:
-        node = graph.node(graph.incoming[node.id][0].source)
+    layout = SHAPE_CHANGES | TRANSPOSITIONS | PARTS
+    node = walk_back(graph, graph.node(edge.source), lambda node: node.is_a(layout))
     return (edge.source, edge.output) if is_linear_projection(node) else None

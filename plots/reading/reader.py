@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from plots.graph import Edge, Node, Shape, Tensor, namespace_of
+from plots.graph import Constant, Edge, Node, Shape, Tensor, namespace_of
 from plots.layers import ADDS_LOSSES, JOINS, SHAPE_TRAIT, SOFTMAX_TRAIT, TRACED
 from plots.reading.functions import reason_for_one_call
+from plots.reading.ids import CallIds
 from plots.reading.keras_calls import (
     CarriedMasks,
     RecordedCall,
@@ -31,13 +32,9 @@ from plots.reading.keras_values import (
     call_class,
     config_of,
     constant_of,
-    frame_name,
-    is_auto_named,
     is_weight,
     kind_of,
-    numbered_by_user,
     read_declaration,
-    snake_case,
     tensor_of,
 )
 from plots.reading.places import Place
@@ -56,6 +53,14 @@ from plots.reading.tracing import (
 )
 from plots.reading.traits import graph_inside, traits_of
 from plots.reading.unused import Opened, nodes_of_unused_weights
+
+
+class _Given(NamedTuple):
+    """The arguments of a call: edges by port, constants, and arrays or weights by port."""
+
+    edges: dict[str, Edge]
+    constants: list[Constant]
+    known: dict[str, Any]
 
 
 class Reader:
@@ -82,13 +87,9 @@ class Reader:
         self.recorded: list[RecordedCall] = []
         self.closed: dict[str, str] = {}  # id of a node -> why its layer could not be opened
         self.flat: dict[str, bool] = {}  # namespace of a model -> whether its names have no dots
-        self._layer_ids: dict[int, str] = {}
-        self._ids_within: dict[tuple[int, str], str] = {}  # (id(operation), prefix) -> first id
-        self._next_number: dict[str, int] = {}  # by the id without its number
+        self._ids = CallIds()
         self._weights = WeightCounter()
         self._opened: dict[int, Opened] = {}  # by id(operation)
-        self._taken: set[str] = set()
-        self._user_named: set[int] = set()  # see `numbered_by_user`
         self._traced: list[Traced] = []  # layers being read, outermost first
         self._add_losses: list[bool] = []  # whether each of them adds losses
         self._specs: OutputSpecs = {}
@@ -106,7 +107,7 @@ class Reader:
         """
         origin = place.origin
         self.flat[place.prefix.removesuffix(".")] = True
-        self._user_named |= numbered_by_user(getattr(functional_of(model), "operations", ()))
+        self._ids.keep_names(getattr(functional_of(model), "operations", ()))
         self._results |= set(map(id, model.outputs))
         order = computing_order(model)
         inputs = [tensor for tensor in model.inputs if id(tensor) not in self._masks_at]
@@ -119,7 +120,7 @@ class Reader:
     def unused_weights(self, model: Any) -> list[Node]:
         """Return nodes for the weights of the whole model that no call takes, once it is read."""
         opened = [*self._opened.values(), (model, ())]
-        return nodes_of_unused_weights(opened, self._weights, self._taken)
+        return nodes_of_unused_weights(opened, self._weights, self._ids.taken)
 
     def _read_call(self, call: Any, place: Place) -> None:
         origin = place.origin
@@ -129,80 +130,96 @@ class Reader:
             return
         if "." in operation.name:
             self.flat[place.prefix.removesuffix(".")] = False
-        inner: Sequence[tuple[str, int] | None] | None = None
-        reason = ""
-        if self.open_nested:
-            inner = self._open_model(call, place)
-        is_opened = inner is None and self._is_opened(call)
-        if is_opened or (inner is None and self._is_function(call)):
-            try:
-                inner = self._open_layer(call, place)
-            except ClosedError as error:
-                reason = str(error) if is_opened else ""
+        inner, reason = self._read_inside(call, place)
         if inner is not None:
             ends = zip(call.outputs, inner, strict=True)
             origin.update({id(tensor): end for tensor, end in ends if end is not None})
             return
         if self.open_nested and _inside(operation) is not operation:
-            place = replace(place, opened=self._enter(operation, place))
+            place = replace(place, opened=self._ids.enter(operation, place))
             operation = _inside(operation)
-        node_id = self._new_id(operation, place.prefix)
-        edges: dict[str, Edge] = {}
-        constants = []
-        masks = dict(implicit_masks_of(call, self._masks.of))
-        for mask in masks.values():
-            self._read_mask(mask, origin)
-        known = {}
-        for port, value in [*arguments_of(call, without=masks), *masks.items()]:
-            if (array := self._known(value)) is not None:
-                known[port] = array
-                constants.append(constant_of(port, array))
-            elif id(value) in origin:
-                source, output = origin[id(value)]
-                tensor = self._tensor(value)
-                edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
-            elif value is not None:
-                constants.append(constant_of(port, value))
-        read = [weight for traced in self._traced for weight in traced.read_by(operation)]
+        node_id = self._ids.new(operation, place.prefix)
         if reason := reason or reason_for_one_call(operation):
             self.closed[node_id] = reason
-        outputs = tuple(self._tensor(tensor) for tensor in call.outputs)
-        declaration = None
-        if operation is call.operation:  # not the layer of a `TimeDistributed`
-            ports = [*edges, *(port for port, _ in arguments_of(call))]
-            inputs = {port: edge.tensor.shape for port, edge in edges.items()}
-            shapes = [tensor.shape for tensor in outputs]
-            declaration = read_declaration(operation, dict.fromkeys(ports), inputs, shapes)
-        name = place.prefix + operation.name
-        node = Node(
-            id=node_id,
-            name=name,
-            kind=kind_of(call),
-            class_name=type(operation).__name__,
-            bases=base_names(operation.__class__),
-            namespace=".".join(filter(None, [*place.opened[-1:], namespace_of(operation.name)])),
-            layer=self._layer_ids.setdefault(id(operation), node_id),
-            outputs=outputs,
-            trainable=getattr(operation, "trainable", None) if not call.is_input else None,
-            config=config_of(operation),
-            constants=tuple(constants),
-            declaration=declaration,
-            call_class=call_class(type(operation)),
-            opens_with=self._opening_option(call.operation),
-            opened=place.opened,
-            **self._weights.sizes_of(operation, [*filter(is_weight, known.values()), *read]),
-        )
+        given = self._given_to(call, node_id, origin)
+        node = self._node(call, operation, node_id, place, given)
         node = self._with_traced_work(node, call)
         if any(self._add_losses):
             node = replace(node, traits=(*node.traits, ADDS_LOSSES))
         self.nodes.append(node)
-        self.edges.extend(edges.values())
+        self.edges.extend(given.edges.values())
         results = tuple((node_id, k) for k in range(len(call.outputs)))
-        self.recorded.append(RecordedCall(call, place.when, edges, results, declaration, known))
+        self.recorded.append(
+            RecordedCall(call, place.when, given.edges, results, node.declaration, given.known)
+        )
         origin.update(zip(map(id, call.outputs), results, strict=True))
         for mask in self._masks.propagate_mask(call):
             self._read_mask(mask, origin)
         self._put_run_time_mask(call, place)
+
+    def _read_inside(
+        self, call: Any, place: Place
+    ) -> tuple[Sequence[tuple[str, int] | None] | None, str]:
+        """Read the calls inside a call that is opened.
+
+        Returns its outputs, None if it is not opened, and why it could not be.
+        """
+        if self.open_nested and (inner := self._open_model(call, place)) is not None:
+            return inner, ""
+        is_opened = self._is_opened(call)
+        if is_opened or self._is_function(call):
+            try:
+                return self._open_layer(call, place), ""
+            except ClosedError as error:
+                return None, str(error) if is_opened else ""
+        return None, ""
+
+    def _given_to(self, call: Any, node_id: str, origin: dict[int, tuple[str, int]]) -> _Given:
+        """Return the arguments of a call, after reading its masks."""
+        given = _Given({}, [], {})
+        masks = dict(implicit_masks_of(call, self._masks.of))
+        for mask in masks.values():
+            self._read_mask(mask, origin)
+        for port, value in [*arguments_of(call, without=masks), *masks.items()]:
+            if (array := self._known(value)) is not None:
+                given.known[port] = array
+                given.constants.append(constant_of(port, array))
+            elif id(value) in origin:
+                source, output = origin[id(value)]
+                tensor = self._tensor(value)
+                given.edges[port] = Edge(source, node_id, port, output, tensor, port in masks)
+            elif value is not None:
+                given.constants.append(constant_of(port, value))
+        return given
+
+    def _node(self, call: Any, operation: Any, node_id: str, place: Place, given: _Given) -> Node:
+        """Return the node of a call of an operation."""
+        outputs = tuple(self._tensor(tensor) for tensor in call.outputs)
+        declaration = None
+        if operation is call.operation:  # not the layer of a `TimeDistributed`
+            ports = [*given.edges, *(port for port, _ in arguments_of(call))]
+            inputs = {port: edge.tensor.shape for port, edge in given.edges.items()}
+            shapes = [tensor.shape for tensor in outputs]
+            declaration = read_declaration(operation, dict.fromkeys(ports), inputs, shapes)
+        read = [weight for traced in self._traced for weight in traced.read_by(operation)]
+        return Node(
+            id=node_id,
+            name=place.prefix + operation.name,
+            kind=kind_of(call),
+            class_name=type(operation).__name__,
+            bases=base_names(operation.__class__),
+            namespace=".".join(filter(None, [*place.opened[-1:], namespace_of(operation.name)])),
+            layer=self._ids.of_layer(operation, node_id),
+            outputs=outputs,
+            trainable=getattr(operation, "trainable", None) if not call.is_input else None,
+            config=config_of(operation),
+            constants=tuple(given.constants),
+            declaration=declaration,
+            call_class=call_class(type(operation)),
+            opens_with=self._opening_option(call.operation),
+            opened=place.opened,
+            **self._weights.sizes_of(operation, [*filter(is_weight, given.known.values()), *read]),
+        )
 
     def _put_run_time_mask(self, call: Any, place: Place) -> None:
         """Set the mask of an embedding that attaches it when it runs."""
@@ -253,7 +270,7 @@ class Reader:
         self._kept.append(inner)
         pairs = zip(inner.inputs, [*tensors, *present], strict=True)
         bound = {id(inside): origin[id(outside)] for inside, outside in pairs}
-        within = Place(self._enter(outer, place), bound, place.when)
+        within = Place(self._ids.enter(outer, place), bound, place.when)
         self._opened.setdefault(id(model), (model, within.opened))
         recorded = len(self.recorded)
         ends = self.read_model(inner, within)
@@ -319,7 +336,7 @@ class Reader:
         traced.known |= {key: value for key, value in given.items() if value is not None}
         bound = {id(a): place.origin.get(id(b), ("", 0)) for a, b in traced.inputs}
         bound |= dict.fromkeys(traced.known, ("", 0))  # arguments that no call returns
-        within = Place(self._enter(layer, place), bound, place.when)
+        within = Place(self._ids.enter(layer, place), bound, place.when)
         self._opened.setdefault(id(layer), (layer, within.opened))
         self._masks_at.update({id(inside): (mask, place) for inside, mask in traced.masks})
         self._kept.append(traced)
@@ -436,41 +453,6 @@ class Reader:
         for traced in reversed(self._traced):
             tensor = replace(tensor, shape=traced.free_axes(tensor.shape))
         return tensor
-
-    def _enter(self, outer: Any, place: Place) -> tuple[str, ...]:
-        """Return `Place.opened` of the calls inside a call of `outer`."""
-        outer_id = self._new_id(outer, place.prefix, frame_name(outer.name))
-        self._layer_ids.setdefault(id(outer), outer_id)
-        return (*place.opened, outer_id)
-
-    def _new_id(self, operation: Any, prefix: str, name: str = "") -> str:
-        """Return a stable id: the name, or a count within `prefix` for a generated name.
-
-        `name` replaces that of the operation.
-
-        Later calls of a layer within the same prefix get "@2"; a layer shared with another opened
-        model is counted anew there, so that the calls of a model have the same ids in each call.
-        """
-        first = self._ids_within.get((id(operation), prefix))
-        if not is_auto_named(operation) or id(operation) in self._user_named:
-            new_id = prefix + (name or operation.name)
-        elif first is not None:
-            new_id = first
-        else:
-            new_id = self._free_id(prefix + snake_case(type(operation).__name__), "#", 1)
-        if new_id in self._taken:
-            new_id = self._free_id(new_id, "@", 2)
-        self._ids_within.setdefault((id(operation), prefix), new_id)
-        self._taken.add(new_id)
-        return new_id
-
-    def _free_id(self, stem: str, sign: str, start: int) -> str:
-        """Return the first free id with a number, from `start`, behind `stem` and `sign`."""
-        number = self._next_number.get(stem + sign, start)
-        while f"{stem}{sign}{number}" in self._taken:
-            number += 1
-        self._next_number[stem + sign] = number + 1
-        return f"{stem}{sign}{number}"
 
 
 def _adds_losses(layer: Any) -> bool:

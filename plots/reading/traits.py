@@ -25,7 +25,7 @@ from plots.layers import (
 from plots.norms import DIVISIONS, ELEMENTWISE, STATISTICS, is_root
 from plots.positions import kinds_of_positions
 from plots.shape_values import pattern_of_output
-from plots.traversal import Reachability, data_flow
+from plots.traversal import Reachability, data_flow, walk_back
 
 _NORM_OPERATIONS = NORMS | {"Normalize"}
 
@@ -133,9 +133,7 @@ def _is_spread(graph: Graph, flow: Reachability, node_id: str) -> bool:
 
 def _returns_a_softmax(graph: Graph, node_id: str) -> bool:
     """Return whether a call returns a softmax over the last axis, up to dropouts."""
-    node = graph.node(node_id)
-    while is_identity_like(node) and len(graph.incoming[node.id]) == 1:
-        node = graph.node(graph.incoming[node.id][0].source)
+    node = walk_back(graph, graph.node(node_id), is_identity_like)
     axis = node.config.get("axis", -1)
     return is_softmax(node) and axis in (-1, len(node.outputs[0].shape) - 1)
 

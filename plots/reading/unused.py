@@ -8,10 +8,9 @@ from typing import Any
 
 from plots.annotations import Note, counted
 from plots.graph import Node
+from plots.reading.ids import is_auto_named, snake_case
 from plots.reading.keras_values import (
     WeightCounter,
-    is_auto_named,
-    snake_case,
     without_generated_numbers,
 )
 

@@ -178,13 +178,15 @@ def picture_file(picture: str) -> str:
 def escaped(text: str) -> str:
     """Escape `text` for an HTML-like label, which is XML without control characters or empty parts.
 
-    A backslash would start a sequence such as "\\N", the name of the node.
+    A backslash would start a sequence such as "\\N", the name of the node. A text of brackets alone
+    would be a syntax error of Graphviz 2.43, whose reader of XML waits for "]]>".
     """
     if not text:
         return "&#160;"
     text = text.replace("\\", "\\\\").replace("\t", " ").translate(_CONTROL_PICTURES)
     printable = (c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return html.escape("".join(printable), quote=True).replace("\n", "<br/>")
+    text = html.escape("".join(printable), quote=True)
+    return text.replace("\n", "<br/>").replace("]", "&#93;")
 
 
 def quoted(text: str) -> str:
