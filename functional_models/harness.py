@@ -42,6 +42,7 @@ def harness_model(lm: CausalLM, *, batch_size: int = 8) -> Any:
     if not isinstance(lm, CausalLM):
         raise TypeError(f"harness_model takes a CausalLM, given {type(lm).__name__}")
     check_count("batch_size", batch_size)
+    _ = lm.tokenizer  # an error without one
     try:
         from lm_eval.api.model import TemplateLM
     except ImportError as error:
@@ -73,6 +74,9 @@ class Answers:
         self.batch_size = batch_size
         self._lm = lm
         self._scorer = RowScorer(lm.model, lm.spec)
+
+    def __repr__(self) -> str:
+        return f"<HarnessModel of {self._lm!r}>"
 
     @property
     def max_length(self) -> int:
