@@ -4,6 +4,7 @@ References are computed without the harness's code, from the logits of one reque
 """
 
 import json
+import re
 from pathlib import Path
 
 import lm_eval
@@ -11,17 +12,19 @@ import numpy as np
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
-from small_models import logits_of
+from small_models import as_array, logits_of
 from small_text_models import TEXT, model_that_writes, text_model
 from test_harness import reference
 
+import builders
 import functional_models as fm
 from functional_models.hugging_face.tokenizers import read_tokenizer
 from functional_models.row_scores import RowScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-TOKENIZERS = Path(__file__).parent.parent / "golden_tokenizers"
+ROOT = Path(__file__).parent.parent.parent
+TOKENIZERS = ROOT / "tests" / "golden_tokenizers"
 LONGEST = 19
 """The maximum length of `text_model`."""
 
@@ -130,7 +133,7 @@ def test_a_cut_is_reported_once(model, caplog):
     ask(model, "loglikelihood", *PAIRS)
     ask(model, "generate_until", ("x" * 40, {"max_gen_toks": 5}))
     ask(model, "loglikelihood", PAIRS[0])
-    # "xxx...yyy" has 59 bytes, and the model reads 19 of the first 58.
+    # The longest has 59 bytes, of which the model reads 19 and predicts the last.
     assert [record.getMessage().partition(" tokens")[0] for record in caplog.records] == [
         "2 requests are longer than the model can read, and are cut on the left, by up to 39",
         "1 requests are longer than the model can read, and are cut on the left, by up to 26",
@@ -138,7 +141,7 @@ def test_a_cut_is_reported_once(model, caplog):
 
 
 def test_continuations_without_tokens_or_with_too_many_are_refused(model):
-    with pytest.raises(ValueError, match="continuation '' has 0 tokens; a .* has 1 to 19"):
+    with pytest.raises(ValueError, match="continuation '' has 0 tokens; a continuation has"):
         ask(model, "loglikelihood", ("a", ""))
     with pytest.raises(ValueError, match="has 20 tokens; a continuation has 1 to 19"):
         ask(model, "loglikelihood", ("a", "y" * (LONGEST + 1)))
@@ -273,7 +276,7 @@ def test_an_empty_context_is_the_end_token(lm, model):
 
 
 def test_generation_ends_when_every_text_has_its_stop(monkeypatch):
-    """The model writes 60 tokens, and few of them are computed after the stop."""
+    """The model would write 400 tokens, of which few are computed."""
     text = "ab stop " + "c" * 500
     tokens = [*b"x", *text.encode()]
     lm = model_that_writes(tokens, fm.train_tokenizer("byte", []), len(tokens) + 9)
@@ -350,6 +353,56 @@ def test_a_special_token_can_be_a_stop():
 def test_a_tokenizer_without_a_chat_template_says_so(model):
     with pytest.raises(ValueError, match="a byte tokenizer has no chat template"):
         model.apply_chat_template(MESSAGES)
+
+
+# --- the harness's own model -------------------------------------------------------------------
+
+
+def random_published(family, tokenizer):
+    """Return a small model of a family, with more logits than the tokenizer has tokens."""
+    size = tokenizer.vocabulary_size
+    sizes = {"num_layers": 2, "hidden_dim": 24, "num_heads": 2, "num_key_value_heads": 2}
+    sizes |= {"head_dim": 12, "intermediate_dim": 31, "max_sequence_length": 41}
+    spec = builders.variant(family).replace(vocabulary_size=size + 5, pad_token_id=None, **sizes)
+    lm = fm.CausalLM(spec, tokenizer)
+    rng = np.random.default_rng(17)
+    for weight in lm.model.trainable_weights:
+        values = as_array(weight) + rng.normal(size=weight.shape, scale=0.3)
+        # Logits of 0, which transformers would otherwise generate tokens of.
+        if weight.shape[0] == size + 5:
+            values[size:] = 0
+        if weight.shape[-1] == size + 5:
+            values[..., size:] = 0
+        weight.assign(values)
+    return lm
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("gpt2", "gpt2_small"), ("llama3", "llama3_8b"), ("qwen", "qwen3_0.6b")]
+)
+def test_the_answers_are_those_of_a_folder_of_hugging_face(name, family, tmp_path):
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from lm_eval.models.huggingface import HFLM
+
+    tokenizer = read_tokenizer(TOKENIZERS / name)
+    lm = random_published(family, tokenizer)
+    fm.to_hugging_face(lm, tmp_path / "folder")
+    # Its cache takes the wrong tokens of a text that is cut at several places, as in PAIRS.
+    options = {"device": "cpu", "dtype": "float32", "batch_size": 3, "logits_cache": False}
+    theirs = HFLM(pretrained=str(tmp_path / "folder"), **options)
+    ours = fm.harness_model(lm, batch_size=3)
+    assert ours.prefix_token_id == theirs.prefix_token_id
+    pairs = [*PAIRS[:4], PAIRS[-1], (TEXT, " the"), (TEXT[:75], " quick brown fox"), ("the", " A")]
+    expected = ask(theirs, "loglikelihood", *pairs)
+    assert_equal_answers(ask(ours, "loglikelihood", *pairs), expected)
+    if not tokenizer.input_start:  # which `HFLM` would have twice
+        texts = [(TEXT[:30],), (TEXT,), (TEXT[7:99],)]
+        expected = ask(theirs, "loglikelihood_rolling", *texts)
+        np.testing.assert_allclose(ask(ours, "loglikelihood_rolling", *texts), expected, rtol=2e-5)
+    kwargs = {"until": ["e"], "max_gen_toks": 11}
+    requests = [(text, dict(kwargs)) for text in ("the quick", "the lazy", TEXT, "a")]
+    assert ask(ours, "generate_until", *requests) == ask(theirs, "generate_until", *requests)
 
 
 # --- whole runs --------------------------------------------------------------------------------
@@ -450,3 +503,24 @@ def test_answers_come_from_the_cache_of_the_harness(trained, tmp_path, monkeypat
     for name in ("_loglikelihood_tokens", "_continued"):
         monkeypatch.setattr(model, name, fail)
     assert lm_eval.simple_evaluate(**run)["results"] == first
+
+
+def test_the_example_of_the_docs_runs(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "training.md").read_text("utf-8")
+    section = page.partition("## The evaluation harness")[2].partition("\n## ")[0]
+    task, documents, code = (
+        re.search(rf"```{kind}\n(.*?)```", section, re.S)[1] for kind in ("yaml", "json", "python")
+    )
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "capitals.yaml").write_text(task)
+    (tmp_path / "capitals.jsonl").write_text(documents)
+    trained.save("out/lm")
+    exec(code, {})
+    right = []
+    for document in map(json.loads, documents.splitlines()):
+        texts = [f" {choice}" for choice in document["choices"]]
+        totals = [reference_of_bytes(trained, document["question"], t)[0] for t in texts]
+        right.append(int(np.argmax(totals)) == document["answer"])
+    assert float(capsys.readouterr().out.split()[-1]) == np.mean(right)
