@@ -109,14 +109,16 @@ class RowScorer:
         """
         with self._weights.scope(weights):
             logits = ops.cast(self._model(inputs, training=False), "float32")
+        # Log-probabilities near 0 would be rounded differences of large numbers otherwise.
+        logits = logits - ops.max(logits, axis=-1, keepdims=True)
         totals = ops.logsumexp(logits, axis=-1)  # (b, t)
         found = ops.take_along_axis(logits, following[..., None], axis=-1)[..., 0] - totals
         last = ops.take_along_axis(logits, ends[:, None, None], axis=1)[:, 0]  # (b, v)
         last = last - ops.take_along_axis(totals, ends[:, None], axis=1)
         # The first of equal ones, as in greedy search; XLA's `argmax` is slow on CPUs.
-        is_greatest = ops.equal(logits, ops.max(logits, axis=-1, keepdims=True))
         ids = ops.arange(logits.shape[-1], dtype="int32")
-        return found, ops.min(ops.where(is_greatest, ids, logits.shape[-1]), axis=-1), last
+        likeliest = ops.min(ops.where(ops.equal(logits, 0), ids, logits.shape[-1]), axis=-1)
+        return found, likeliest, last
 
 
 def in_batches(

@@ -26,7 +26,7 @@ MODELS = {
     "gated deltas": {"mixer": "gated_delta", "positions": "none"},
     "windows": {"attention_window": 5},
     "longrope": {"hidden_dim": 12, **LONGROPE, "rotary_original_length": BORDER},
-    "prefixes": {"prefix_lm": True},
+    "prefixes": {"prefix_lm": True, "num_layers": 2},
 }
 
 

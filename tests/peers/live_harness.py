@@ -50,7 +50,8 @@ def ask(model, kind, *arguments, **options):
 
 def random_model(tokenizer=None, seed=0, **changes):
     """Return a model of random weights, whose predictions differ from place to place."""
-    lm = text_model("decoder_only", seed, **{"dropout": 0.0, **changes})
+    # In one layer, it would make no difference what a prefix attends to.
+    lm = text_model("decoder_only", seed, **{"dropout": 0.0, "num_layers": 2, **changes})
     if tokenizer is not None:
         size, pad = tokenizer.vocabulary_size, tokenizer.pad_id
         lm = fm.CausalLM(lm.spec.replace(vocabulary_size=size, pad_token_id=pad), tokenizer)
@@ -442,6 +443,11 @@ def write_tasks(folder, documents):
     return TaskManager(include_path=str(folder), include_defaults=False)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
 @pytest.fixture(scope="module")
 def trained():
     lm = text_model("decoder_only", dropout=0.0, hidden_dim=26)
@@ -449,9 +455,7 @@ def trained():
     return lm
 
 
-def test_a_run_has_the_metrics_of_a_trained_model(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+def test_a_run_has_the_metrics_of_a_trained_model(trained, tmp_path):
     words = ["quick", "brown", "fox", "jumps", "over", "the", "lazy"]
     documents = []
     for number, word in enumerate(words):
@@ -487,8 +491,29 @@ def test_a_run_has_the_metrics_of_a_trained_model(trained, tmp_path, monkeypatch
     assert found["own_answers"]["exact_match,none"] == pytest.approx(np.mean(equal))
 
 
+def test_each_answer_is_stored_as_soon_as_it_is_known(lm, model, monkeypatch):
+    class Hook:
+        def __init__(self):
+            self.stored = []
+
+        def add_partial(self, *entry):
+            self.stored.append(entry)
+
+    monkeypatch.setattr(model, "cache_hook", hook := Hook())
+    options = {"until": ["e"], "max_gen_toks": 3}
+    for kind, arguments in {
+        "loglikelihood": PAIRS,
+        "loglikelihood_rolling": [(TEXT[:23],), (TEXT[:50],)],
+        "generate_until": [("the", options), ("quick", options)],
+    }.items():
+        hook.stored.clear()
+        found = ask(model, kind, *arguments)
+        for of_request, answer in zip(arguments, found, strict=True):
+            assert (kind, of_request, answer) in hook.stored
+        assert len(hook.stored) == len(arguments)
+
+
 def test_answers_come_from_the_cache_of_the_harness(trained, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     document = {"question": "the quick", "choices": [" brown", " lazy"], "answer": 0}
     document |= {"text": TEXT[:31], "reply": " br"}
     manager = write_tasks(tmp_path / "tasks", [document])
@@ -506,7 +531,6 @@ def test_answers_come_from_the_cache_of_the_harness(trained, tmp_path, monkeypat
 
 
 def test_the_example_of_the_docs_runs(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "training.md").read_text("utf-8")
     section = page.partition("## The evaluation harness")[2].partition("\n## ")[0]
