@@ -37,7 +37,7 @@ test-all: $(READY) ## All tests, the slow ones too
 test-peers: .venv-peers-4/ready .venv-peers-5/ready ## Compare folders of Hugging Face with transformers 4 and 5, and PyTorch; run lm-eval
 	for version in 4 5; do \
 		peer="env PYTHONPATH=.:tests .venv-peers-$$version/bin/python" && \
-		$$peer -m pytest -n 2 -q -W ignore tests/peers/live.py tests/peers/live_generation.py tests/peers/live_harness.py && \
+		$$peer -m pytest -n 2 -q -W ignore tests/peers/live.py tests/peers/live_generation.py tests/peers/live_harness*.py && \
 		$$peer tests/peers/check_export.py --write out/peers && \
 		$$peer tests/peers/check_export.py out/peers && \
 		$$peer tests/peers/written_tokenizers.py || exit 1; \
