@@ -6,7 +6,7 @@ READY := .venv/ready
 # What the backend computes: all of `builders`, and what `plots` reads by calling layers or finds by
 # running models.
 # The rest of `plots` works on graphs, which test_plots_golden.py and test_plots_hub.py compare.
-ON_JAX := $(addprefix tests/test_,builders_*.py beam_search.py generation*.py losses.py processes.py samplers.py training_graph.py) \
+ON_JAX := $(addprefix tests/test_,builders_*.py beam_search.py generation*.py harness.py losses.py processes.py samplers.py training_graph.py) \
 	$(addprefix tests/test_plots_,attention_maps.py attentions.py check*.py costs*.py declaration.py depth.py diagnosis_m*.py diagnosis_training.py execution.py golden.py hub.py open_*.py reading*.py skip_paths.py unusual_models.py unused_weights.py)
 
 .DEFAULT_GOAL := help
@@ -34,10 +34,10 @@ test-all: $(READY) ## All tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m ''
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -q -m '' $(ON_JAX)
 
-test-peers: .venv-peers-4/ready .venv-peers-5/ready ## Compare folders of Hugging Face with transformers 4 and 5, and PyTorch
+test-peers: .venv-peers-4/ready .venv-peers-5/ready ## Compare folders of Hugging Face with transformers 4 and 5, and PyTorch; run lm-eval
 	for version in 4 5; do \
 		peer="env PYTHONPATH=.:tests .venv-peers-$$version/bin/python" && \
-		$$peer -m pytest -n 2 -q -W ignore tests/peers/live.py tests/peers/live_generation.py && \
+		$$peer -m pytest -n 2 -q -W ignore tests/peers/live.py tests/peers/live_generation.py tests/peers/live_harness*.py && \
 		$$peer tests/peers/check_export.py --write out/peers && \
 		$$peer tests/peers/check_export.py out/peers && \
 		$$peer tests/peers/written_tokenizers.py || exit 1; \

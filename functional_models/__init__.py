@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from functional_models.corpora import load_parallel_corpus as load_parallel_corpus
     from functional_models.corpora import load_text_corpus as load_text_corpus
     from functional_models.distribution import distribute as distribute
+    from functional_models.harness import harness_model as harness_model
     from functional_models.hugging_face.convert import from_hugging_face as from_hugging_face
     from functional_models.hugging_face.export import to_hugging_face as to_hugging_face
     from functional_models.loading import load as load
@@ -79,6 +80,7 @@ _MODULES = {
     "from_hugging_face": "hugging_face.convert",
     "to_hugging_face": "hugging_face.export",
     "from_keras_hub": "conversion",
+    "harness_model": "harness",
     "load": "loading",
     "load_parallel_corpus": "corpora",
     "load_study": "studies.folder",
