@@ -200,6 +200,10 @@ class CausalLM(TextModel):
         characters = count_characters([data] if isinstance(data, str) else data)
         return row | bits_per_character(row["loss"], len(batches.tokens), characters)
 
+    def check_data(self, data: str | Sequence[Any] | np.ndarray) -> None:
+        check_is_text(data, "evaluate")
+        self._batches(data, "text", None, batch_size=1, seed=0, progress=False)
+
     def _documents(self, tokens: np.ndarray) -> list[str]:
         """Return the text of a stream of tokens, cut at its end tokens, where `decode` stops."""
         ends = np.flatnonzero(np.asarray(tokens) == self.tokenizer.end_id) + 1

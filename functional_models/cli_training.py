@@ -231,6 +231,8 @@ def _train(
     )
     keras.utils.set_random_seed(recipe.seed)
     model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
+    if corpus.test:
+        _check_test(model, corpus.test)  # now, not after the training
     if not options.sample:
         sample: dict[str, Any] = {}
     elif kind == "encoder_decoder":
@@ -248,6 +250,13 @@ def _train(
         _print_results(model.evaluate(corpus.test, progress=shown))
     print(f"\nthe best model is in {options.to}; to use it:\n")
     print(f"    {usage_command(options.to, corpus, kind)}")
+
+
+def _check_test(model: Any, data: Any) -> None:
+    try:
+        model.check_data(data)
+    except ValueError as error:
+        raise ValueError(f"the test data: {error}") from error
 
 
 def _encoder_head(corpus: Any) -> dict[str, Any]:

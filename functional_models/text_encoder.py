@@ -168,6 +168,10 @@ class TextEncoder(TextModel):
             }
         return row
 
+    def check_data(self, data: str | Sequence[str] | np.ndarray | Examples) -> None:
+        check_is_text(data, "evaluate")
+        self._graph_and_batches(data, "text", None, None, batch_size=1, seed=0, progress=False)
+
     def _graph_and_batches(
         self,
         data: Any,

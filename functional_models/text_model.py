@@ -342,6 +342,17 @@ class TextModel(ABC):
             texts = [Generated(*row) for row in rows]
         return texts[0] if len(texts) == 1 else texts
 
+    @abstractmethod
+    def check_data(self, data: Any) -> None:
+        """Check that `evaluate` takes data, such as those of a test, before a long training.
+
+        Args:
+            data: as in `evaluate`.
+
+        Raises:
+            ValueError: as `evaluate`.
+        """
+
     def _train(
         self,
         batches: Batches,

@@ -225,6 +225,9 @@ class Translator(TextModel):
             print("\n".join(scores.signatures.values()), flush=True)
         return row | {"bleu": scores.bleu, "chrf": scores.chrf}
 
+    def check_data(self, data: Pairs) -> None:
+        self._batches(data, batch_size=1, seed=0, progress=False)
+
     def _batches_of(
         self,
         data: Any,

@@ -270,3 +270,20 @@ def test_evaluate_takes_the_stride_of_a_language_model_and_the_bleu_of_a_transla
     assert "--bleu: only a translator has it" in capsys.readouterr().err
     assert run(["evaluate", "{translator}", "--data", "{pairs.tsv}", "--stride", "7"], files) == 2
     assert "--stride: only a language model has it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "long"),
+    [(DECODER, "a reply of many words " * 5), (["--kind", "encoder_decoder"], "long " * 30)],
+)
+def test_a_test_example_that_is_too_long_is_refused_before_the_training(
+    files, tmp_path, capsys, model, long
+):
+    (files / "held_out.tsv").write_text(f"um\tone\ndois\t{long}\n")
+    to = tmp_path / "lm"
+    command = ["train", "--to", str(to), *TINY, *SHORT, *model, "--data", "{pairs.tsv}"]
+    assert run([*command, "--test", "{held_out.tsv}"], files) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"the test data: .*(1 examples|target).* tokens", error), error
+    assert not (to / "checkpoint").exists()
+    assert not list(to.glob("*.keras"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from plots.annotations import Note
-from plots.checking.results import Check, Run, Witness, witness_of
+from plots.checking.results import Check, Run, shown, witness_of
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.diagnosis.padding_value_rules import masking_too_late
@@ -48,11 +48,10 @@ def _comparisons(trial: Trial) -> Iterator[Check]:
             "and finds none, also where the ids are 0, since the vector of an id is trained, and "
             "positions change it. Compare the ids: ops.not_equal(ids, 0)."
         )
-        inputs = trial.as_model_takes(trial.base)
         shows = (
             f"With these inputs, and with ids of 0, {named(trial.graph, places)} is always true."
         )
-        witness = Witness(inputs, inputs, "", 0, (), 0.0, exact=False, shows=shows)
+        witness = shown(trial, shows, exact=False)
         yield Check("padding", "seen", Note("finding", tuple(places), text, _MASKING), witness)
 
 
