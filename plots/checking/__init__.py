@@ -70,6 +70,7 @@ def check(model: keras.Model) -> tuple[Check, ...]:
     * order: whether permuting the positions of an input permutes the outputs
     * batch: whether the outputs of a sample depend on other samples or on its place in the batch,
       and whether they are random
+    * effects: inputs that move no output, though outputs take them
     * dead weights: trainable weights whose gradient of a random loss is exactly zero
     * sharing: layers that are called several times
     * numbers: whether the outputs are finite, and what overflows or vanishes in half precision
