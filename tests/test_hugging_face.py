@@ -347,6 +347,7 @@ def test_the_gelu_of_the_first_gemma_is_the_approximation() -> None:
             "layer_types has 'mamba'; allowed: linear_attention, full_attention",
         ),
         ("gpt_neox", {"rotary_pct": 0.5, "partial_rotary_factor": 1.0}, "=1.0 and rotary_pct=0.5"),
+        ("gpt_neox", {"rope_theta": 500, "rotary_emb_base": None}, "without rotary_emb_base"),
         ("modernbert", {"local_rope_theta": None}, "local_rope_theta=None: must have a value"),
     ],
 )

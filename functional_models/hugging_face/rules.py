@@ -216,8 +216,8 @@ def rotary(
         base: base where no key has it; `None`: a key must.
         share: share of the channels of a head that are rotated, where no key has it; 1: always
             all of them.
-        bases: keys of the base, which must agree.
-        shares: keys of the share.
+        bases: keys of the base, which must agree; transformers reads the last one.
+        shares: the same of the share.
         kind: key of the type of a scaling, where it is written.
         scales: whether a configuration without a scaling has one, which must then be given.
     """
@@ -313,7 +313,16 @@ def settings_of(name: str, value: Any) -> dict[str, Any]:
 
 
 def agreed(config: Config, given: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
-    """Return the value of several keys, which may also be among the rotary settings."""
+    """Return the value of several keys, which may also be among the rotary settings.
+
+    Of a configuration, transformers reads the last key alone; it writes the others beside it.
+    """
+    ignored = [key for key in keys[:-1] if config[key] not in (None, default)]
+    if ignored and config[keys[-1]] is None and given.keys().isdisjoint(keys):
+        raise ValueError(
+            f"{ignored[0]}={config[ignored[0]]!r} without {keys[-1]}, which transformers reads in "
+            f"its place; give {keys[-1]}"
+        )
     values = [(key, config[key]) for key in keys] + [(key, given.pop(key, None)) for key in keys]
     found: dict[Any, str] = {}
     for key, value in values:
