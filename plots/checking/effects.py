@@ -10,6 +10,7 @@ from plots.checking.results import Check, Witness
 from plots.checking.samples import Field
 from plots.checking.trials import Arrays, Trial
 from plots.diagnosis.rules import named
+from plots.layers import is_norm, is_softmax
 from plots.measuring.execution import Place
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ _ROUNDED = 1e-5
 """Movement of a value, in units of its size, that may be rounding."""
 
 _FADED = 1e-2
+
+_LEVELLING = ("Divide", "Std", "Subtract", "TrueDivide", "Var")
+"""Operations that take away what is the same in both of their arguments, or at all positions."""
 _INSTANCE_NORM = "Ulyanov et al. 2016, Instance Normalization, equation 4"
 
 
@@ -64,9 +68,11 @@ def _movement(trial: Trial, place: Place, after: Arrays, beside: Place | None = 
 
 
 def _ends(trial: Trial, after: Arrays) -> list[str]:
-    """Return the calls that take what moves, and return what does not; none if it only fades.
+    """Return the calls that take what moves, and return what does not, whatever else is given.
 
-    A branch with a gain near 0 moves little of what it is added to, and may grow in training.
+    None if the effect only fades: a branch with a gain near 0 moves little of what it is added to,
+    and may grow in training. None, too, if other inputs may decide: an image has no effect on a
+    text without a place for it.
     """
     moved = {place for place in after if _movement(trial, place, after) > _ROUNDED}
     ends = []
@@ -76,6 +82,8 @@ def _ends(trial: Trial, after: Arrays) -> list[str]:
         if edges and own and moved.isdisjoint(own):
             places = [(edge.source, edge.output) for edge in edges]
             if min(_movement(trial, place, after, own[0]) for place in places) < _FADED:
+                return []
+            if not (is_norm(node) or is_softmax(node) or node.operation in _LEVELLING):
                 return []
             ends.append(node.id)
     return ends
