@@ -111,3 +111,43 @@ class Codes(layers.Layer):
 def codes_without_a_loss(wrong):
     x = keras.Input(SERIES)
     return keras.Model(x, layers.Dense(CLASSES)(Codes(is_late=wrong)(layers.Dense(D)(x))))
+
+
+def queries_of_the_last_positions(wrong):
+    """The last 5 of 11 positions ask, with a mask that counts queries and keys from the first."""
+    x = ids()
+    y = embedded(x)
+    mask = np.tri(5, T, T - 5, dtype="bool")[None]
+    options = {"use_causal_mask": True} if wrong else {"attention_mask": mask}
+    late = y[:, -5:]
+    late = late + layers.MultiHeadAttention(HEADS, 2)(late, y, **options)
+    return keras.Model(x, layers.Dense(TOKENS)(late))
+
+
+def samples_dropped_whole(wrong):
+    x = keras.Input((5,))
+    y = layers.Dense(5, activation="relu")(x)
+    dropped = layers.Dropout(0.3, noise_shape=(None, 1))(y)
+    return keras.Model(x, layers.Dense(CLASSES)(dropped if wrong else x + dropped))
+
+
+class Centred(layers.Layer):
+    """Subtracts the mean of the steps so far, or of all of them."""
+
+    def __init__(self, is_whole, **options):
+        super().__init__(**options)
+        self.is_whole = is_whole
+
+    def call(self, x):
+        steps = ops.reshape(ops.arange(1, T + 1, dtype="float32"), (1, T, 1))
+        so_far = ops.cumsum(x, axis=1) / steps
+        return x - (ops.mean(x, axis=1, keepdims=True) if self.is_whole else so_far)
+
+
+def mean_of_later_steps(wrong):
+    """Between convolutions that are padded in front alone."""
+    x = y = keras.Input(SERIES)
+    for rate in (1, 2):
+        y = Centred(wrong)(layers.Dense(D, activation="relu")(y))
+        y = layers.Conv1D(D, 3, dilation_rate=rate)(layers.ZeroPadding1D((2 * rate, 0))(y))
+    return keras.Model(x, layers.Dense(CLASSES)(y))

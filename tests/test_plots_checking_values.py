@@ -10,6 +10,7 @@ from mistaken_inputs import (
     codes_without_a_loss,
     condition_before_a_norm,
     mask_of_placed_sums,
+    mean_of_later_steps,
     rows_without_a_key,
 )
 from mistaken_parts import (
@@ -58,6 +59,7 @@ FOUND = {
     "masking after positions": (masking_after_positions, "mask that hides nothing", "finding"),
     "mask that is inverted": (mask_that_is_inverted, "Padding of .* changes", "finding"),
     "mask of sums with positions": (mask_of_placed_sums, "mask that hides nothing", "finding"),
+    "mean of later steps": (mean_of_later_steps, "have causal padding", "finding"),
     "rows without a key": (rows_without_a_key, "in front of .* NaN", "finding"),
     "condition before a norm": (condition_before_a_norm, "input without effect", "finding"),
     "codes without a loss": (codes_without_a_loss, "behind an ops.stop_gradient", "finding"),

@@ -12,7 +12,9 @@ from mistaken_inputs import (
     bare_exponential,
     image_with_channels_first,
     narrow_ids,
+    queries_of_the_last_positions,
     samples_as_features,
+    samples_dropped_whole,
 )
 from mistaken_layers import (
     FROM_LOGITS,
@@ -381,6 +383,8 @@ MISTAKES = {
     "ids of half precision": Mistake(narrow_ids("float16"), "exact up to 2048"),
     "samples as features": Mistake(samples_as_features, "beside other sizes"),
     "channels first, not square": Mistake(image_with_channels_first, "channels first", "remark"),
+    "queries of the last positions": Mistake(queries_of_the_last_positions, "is not moved"),
+    "samples dropped whole": Mistake(samples_dropped_whole, "Samples that are lost", "remark"),
     "bare exponential": Mistake(bare_exponential, "softmax in steps", "remark"),
     "rows of a map": Mistake(rows_of_a_map, "softmax over axis 1, but a sum over axis 2"),
 }

@@ -164,3 +164,36 @@ def test_an_input_of_a_branch_with_a_gain_near_0_has_an_effect():
         y = y + Gain()(attend(norm(y), layers.Dense(D)(memory)))
         y = y + Gain()(ffn(norm(y)))
     assert findings_of(keras.Model([x, memory], layers.Dense(TOKENS)(norm(y)))) == []
+
+
+class LongConvolution(layers.Layer):
+    """A causal convolution as long as the sequence, by Fourier transforms (Poli et al. 2023)."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[1], shape[2]))
+
+    def call(self, x):
+        length = x.shape[1]
+        given, kernel = (
+            ops.rfft(ops.transpose(array, axes), fft_length=2 * length)
+            for array, axes in ((x, (0, 2, 1)), (self.kernel[None], (0, 2, 1)))
+        )
+        product = (
+            given[0] * kernel[0] - given[1] * kernel[1],
+            given[0] * kernel[1] + given[1] * kernel[0],
+        )
+        return ops.transpose(ops.irfft(product, fft_length=2 * length)[..., :length], (0, 2, 1))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_the_rounding_of_a_fourier_transform_is_no_look_at_the_future():
+    x = ids()
+    y = embedded(x)
+    for _ in range(2):
+        y = y + LongConvolution()(layers.Conv1D(D, 3, padding="causal")(norm(y)))
+        y = pre(y, ffn)
+    model = keras.Model(x, layers.Dense(TOKENS)(norm(y)))
+    assert findings_of(model) == []
+    assert [c.verdict for c in plots.check(model) if c.property == "causality"] == ["causal"]

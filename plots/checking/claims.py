@@ -22,7 +22,7 @@ from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility, visibility
 from plots.diagnosis.rules import named
-from plots.graph import Node
+from plots.graph import Graph, Node
 from plots.layers import RECURRENT
 from plots.reading.keras_calls import arguments_of
 from plots.traversal import Reachability
@@ -131,7 +131,7 @@ def claim_of(leak: Leak) -> str:
     if causal := leak.causal_attentions:
         verb = "see" if len(causal) > 1 else "sees"
         return f"the self-attention{'s' * (len(causal) > 1)} {named(graph, causal)} {verb} none"
-    convolutions = [node.id for node in graph.nodes if node.config.get("padding") == "causal"]
+    convolutions = [node.id for node in graph.nodes if _has_causal_padding(graph, node)]
     if padded := [node_id for node_id in convolutions if leak.passes(node_id)]:
         return f"{named(graph, padded)} {'have' if len(padded) > 1 else 'has'} causal padding"
     if one_way := _one_way_decoder(leak):
@@ -154,6 +154,21 @@ def claim_of(leak: Leak) -> str:
             "sequence besides"
         )
     return ""
+
+
+def _has_causal_padding(graph: Graph, node: Node) -> bool:
+    """Return whether a convolution is padded so that no step takes a later one.
+
+    By itself, or by zeros in front, as many as it reaches back.
+    """
+    edges = graph.incoming[node.id]
+    if node.config.get("padding") != "valid" or len(edges) != 1:
+        return node.config.get("padding") == "causal"
+    before = graph.node(edges[0].source)
+    size, rate = node.config.get("kernel_size"), node.config.get("dilation_rate", [1])
+    if not before.is_a({"ZeroPadding1D"}) or not isinstance(size, list | tuple):
+        return False
+    return list(before.config.get("padding", ())) == [(size[0] - 1) * rate[0], 0] and size[0] > 1
 
 
 def _one_way_decoder(leak: Leak) -> list[str]:

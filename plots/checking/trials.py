@@ -40,6 +40,7 @@ _OTHER_LENGTHS = (5, 2, 1, 67, 521)
 _OUTSIDE = -1  # in the place of an id(variable): a generator outside of the model
 _OF_BATCH = ("base", "values", "values_in_training", "noise", "random")
 _FINE_ROUNDING = 16 * 2**-23
+_ROUNDING_OF_FOURIER = 1e-4  # of transforms, which sum all positions also where some cancel
 
 
 @dataclass(frozen=True)
@@ -346,7 +347,8 @@ class Trial:
         dtype = self.dtypes.get(place, "float32")
         sizes = np.abs(before[np.isfinite(before) & (before != 0)])
         scale = float(np.median(sizes)) if sizes.size else 0.0
-        limit = scale * _ROUNDING.get(dtype, _FINE_ROUNDING) + 4 * self.noise.get(place, 0.0)
+        fine = _ROUNDING_OF_FOURIER if self.takes_spectra else _FINE_ROUNDING
+        limit = scale * _ROUNDING.get(dtype, fine) + 4 * self.noise.get(place, 0.0)
         with np.errstate(invalid="ignore", over="ignore"):
             return np.asarray(different & ~(np.abs(after - before) <= limit))
 
@@ -375,6 +377,11 @@ class Trial:
         if array.ndim and array.size and array.shape[0] % batch == 0:
             return array.reshape(batch, array.shape[0] // batch, *array.shape[1:])
         return None
+
+    @cached_property
+    def takes_spectra(self) -> bool:
+        """Whether the model computes Fourier transforms, also inside of functions."""
+        return any("fft" in node.class_name.lower() for node in self.opened.nodes)
 
     @cached_property
     def flow(self) -> Reachability:

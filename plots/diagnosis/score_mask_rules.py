@@ -8,11 +8,12 @@ from plots.annotations import Note
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
+from plots.diagnosis.recurrent_rules import step_of
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, finding_rule, named
 from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge
 from plots.shape_values import TRIANGLES
-from plots.traversal import reachability
+from plots.traversal import data_flow, reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 _NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
@@ -152,7 +153,9 @@ def triangle_of_the_mask(graph: Graph) -> Iterator[Note]:
     attentions, _, masked = attentions_with_masks(graph)
     places: dict[str, list[str]] = {}
     for attention in attentions:
-        places.setdefault(masked[attention.id].direction, []).append(attention.id)
+        asks_late = _asks_from_the_last_positions(graph, attention)
+        direction = "cut off" if asks_late else masked[attention.id].direction
+        places.setdefault(direction, []).append(attention.id)
     later, ahead = places.get("later", []), places.get("ahead", [])
     if later and "causal" not in places:  # two directions side by side are meant
         yield finding(
@@ -179,6 +182,27 @@ def triangle_of_the_mask(graph: Graph) -> Iterator[Note]:
             "the query, which is the token to predict. Take the diagonal k=0: np.tri(length).",
             _NO_FUTURE,
         )
+
+
+def _asks_from_the_last_positions(graph: Graph, attention: Attention) -> bool:
+    """Return whether a causal attention counts from the first key for the last positions of them.
+
+    `use_causal_mask` does, whatever part of a sequence the queries come from.
+    """
+    is_counted = any(c.port == "use_causal_mask" and c.value is True for c in attention.constants)
+    few, *more = (e.tensor.shape[1:2] for e in (attention.query, *attention.keys))
+    if not (is_counted and few) or any(shape == few for shape in more):
+        return False
+    flow = data_flow(graph)
+    return any(
+        str(step_of(graph.node(node_id))) == f"-{few[0]}:"
+        and all(
+            key.source == edge.source or flow.depends(key.source, on=edge.source)
+            for key in attention.keys
+        )
+        for node_id in (attention.query.source, *flow.ancestors(attention.query.source))
+        for edge in graph.incoming[node_id][:1]
+    )
 
 
 def _shown(node: Node, constant: Constant, attention: Attention) -> str:

@@ -7,7 +7,14 @@ from itertools import pairwise
 
 from plots.annotations import Note, SkipPath
 from plots.attentions import attentions_with_masks, has_way_around, position_flow
-from plots.diagnosis.rules import diagnosis_rule, finding, finding_rule, listed, named
+from plots.diagnosis.rules import (
+    diagnosis_rule,
+    finding,
+    finding_rule,
+    listed,
+    named,
+    remark_rule,
+)
 from plots.graph import Graph, Node
 from plots.hierarchy import enclosing_block, find_namespaces, numbered
 from plots.layers import is_additive_merge, is_attention, is_identity_like, is_norm
@@ -31,6 +38,24 @@ def no_skip_paths(graph: Graph) -> Iterator[Note]:
             "signals and gradients have to pass through one sublayer after the other.",
             _RESIDUAL,
         )
+
+
+@remark_rule(
+    "Samples that are lost: {places:set} all numbers of some samples to 0 in training, and no skip "
+    "path leads past, so that what follows learns nothing from them. Stochastic depth drops the "
+    "branch of a skip path: x + drop(f(x)).",
+    "Huang et al. 2016, Deep Networks with Stochastic Depth, section 3",
+)
+def samples_dropped_whole(graph: Graph) -> list[str]:
+    """A dropout of whole samples that no skip path bypasses."""
+    bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
+    return [
+        node.id
+        for node in graph.nodes
+        if node.is_a({"Dropout"}) and node.id not in bypassed
+        for shape in [node.config.get("noise_shape")]
+        if isinstance(shape, list | tuple) and len(shape) > 1 and {*shape[1:]} == {1}
+    ]
 
 
 @diagnosis_rule("sublayer_without_skip_path")
