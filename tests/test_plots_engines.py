@@ -56,7 +56,10 @@ def test_an_installed_program_that_works_is_used(install):
     ],
     ids=["no plugin", "crash", "nothing", "half", "echo", "hang", "not a program"],
 )
-def test_the_bundled_graphviz_takes_the_place_of_an_installed_one_that_fails(content, why, install):
+def test_the_bundled_graphviz_takes_the_place_of_an_installed_one_that_fails(
+    content, why, install, monkeypatch
+):
+    monkeypatch.setattr(engines, "SECONDS", 1)
     install("#!/bin/sh\nexit 1\n")
     with pytest.warns(UserWarning, match="exit status 1"):
         expected = run_graphviz(SMALL, "svg")
@@ -68,6 +71,14 @@ def test_the_bundled_graphviz_takes_the_place_of_an_installed_one_that_fails(con
     assert len(said) == 1
     assert "\n" not in str(said[0].message)
     assert run_graphviz(SMALL, "svg") == expected  # without another warning
+
+
+def test_an_installed_program_has_not_failed_if_little_time_was_left_for_it(install):
+    slow = "#!/bin/sh\ncat > /dev/null\nsleep 1\nprintf '<svg>drawn slowly</svg>'\n"
+    install(slow)
+    with pytest.raises(RuntimeError, match="Graphviz did not finish within 15 s"):
+        run_graphviz(SMALL, "svg", seconds=0.1)
+    assert run_graphviz(SMALL, "svg") == b"<svg>drawn slowly</svg>"
 
 
 @pytest.mark.usefixtures("bundled")

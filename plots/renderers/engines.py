@@ -55,6 +55,8 @@ def run_graphviz(text: str, picture: str, engine: str = "dot", seconds: float = 
         try:
             data = _run_installed(program, text, picture, engine, seconds)
         except RuntimeError as error:
+            if isinstance(error, _TimeoutError) and seconds < SECONDS:  # it may work well
+                raise RuntimeError(f"Graphviz did not finish within {SECONDS} s") from None
             _failed.add(program)
             warnings.warn(
                 f"the installed Graphviz is not used: {program} {error}; the Graphviz of "
@@ -68,6 +70,10 @@ def run_graphviz(text: str, picture: str, engine: str = "dot", seconds: float = 
     return _PDF_DATE.sub(rb"\g<1>19700101000000", data) if picture == "pdf" else data
 
 
+class _TimeoutError(RuntimeError):
+    """The installed program takes longer than the time that is left for a picture."""
+
+
 def _run_installed(program: str, text: str, picture: str, engine: str, seconds: float) -> bytes:
     command = [program, f"-K{engine}", f"-T{picture}"]
     try:
@@ -75,7 +81,7 @@ def _run_installed(program: str, text: str, picture: str, engine: str, seconds: 
             command, input=text.encode(), capture_output=True, check=False, timeout=seconds
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"did not finish within {seconds:.0f} seconds") from None
+        raise _TimeoutError(f"did not finish within {seconds:.0f} seconds") from None
     except OSError as error:
         raise RuntimeError(f"cannot be run ({error.strerror})") from None
     said = " ".join(done.stderr.decode(errors="replace").split())[:200]
