@@ -30,7 +30,7 @@ group of calls that `fold` has collapsed; or "weights" of an opened layer that n
 
 Item = TypeVar("Item")
 
-_COUNTED = re.compile(r"#\d+(@\d+)?$")
+_COUNTED = re.compile(r"(?<=\w)#\d+(@\d+)?$")
 
 
 def bytes_of(dtype: str) -> float:

@@ -18,6 +18,7 @@ from plots.renderers.labels import frame_title
 SVG = "{http://www.w3.org/2000/svg}"
 TENSOR = plots.Tensor((None, 7), "float32")
 ODD = [
+    "#0",
     "a.b..c",
     "..",
     ".a",
