@@ -95,7 +95,7 @@ class QuantizedTensor(StoredTensor):
         kind = gguf.GGMLQuantizationType[self.type]
         try:
             array: np.ndarray = gguf.dequantize(stored.reshape(self.bytes_shape), kind)
-        except NotImplementedError:  # by gguf, which names more types than it can dequantize
+        except NotImplementedError:  # raised by the package gguf, for some types that it only names
             raise ValueError(
                 f"there are weights of the type {self.type}, which the package gguf does not "
                 "dequantize; take a file with other types"

@@ -20,6 +20,7 @@ _ROUNDED = 1e-5
 """Movement of a value, in units of its size, that may be rounding."""
 
 _FADED = 1e-2
+"""A smaller movement of an argument, in units of the result, fades rather than ends there."""
 
 _LEVELLING = ("Divide", "Std", "Subtract", "TrueDivide", "Var")
 """Operations that take away what is the same in both of their arguments, or at all positions."""
@@ -94,9 +95,10 @@ def _without_effect(
 ) -> Check:
     """Return a finding about an input, with the calls at which its effect ends."""
     text = (
-        f"An input without effect: the outputs are the same for any {field.name!r}. Its effect "
-        f"ends at {named(trial.graph, ends, 3)}, as where a norm over positions takes away what is "
-        "the same at all of them, or a tensor is subtracted from itself."
+        f"An input without effect: no output changes with {field.name!r}, in two other batches of "
+        f"random numbers. Its effect ends at {named(trial.graph, ends, 3)}, as where a norm over "
+        "positions takes away what is the same at all of them, or a tensor is subtracted from "
+        "itself."
     )
     inputs = trial.as_model_takes(trial.base), trial.as_model_takes(changed)
     shows = f"With other numbers for {field.name!r}, no output moves."

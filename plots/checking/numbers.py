@@ -125,7 +125,7 @@ def _of_constants(trial: Trial) -> Iterator[Check]:
 
 
 def _of_padding_in_front(trial: Trial) -> Iterator[Check]:
-    """Yield a finding if padding at the begin of a sequence makes an output NaN.
+    """Yield a finding if padding at the beginning of a sequence makes an output NaN.
 
     A causal mask leaves no key to the first positions then, and a softmax of minus infinity alone
     is NaN, which a product with 0 passes on to all positions.
