@@ -114,6 +114,7 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
     if len(terms) < 2 or interpolates(flow, merge):
         return []
     subtracted = {end: subtracted_values(flow, end) for end, _ in terms}
+    unchanged = {term: unchanged_values(flow, term) for term in terms}
     ways: dict[str, Callable[[Value], list[Iterable[Value]]]] = {
         "unchanged": lambda term: [_unchanged(flow, term, found)],
         "projected": lambda term: [_projected(flow, term)],
@@ -122,7 +123,7 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
     for name, way in ways.items():
         lines = []
         for term in terms:
-            others = [other for other in terms if other != term]
+            others = {other: unchanged[other] for other in terms if other != term}
             for stream in way(term):
                 projected = name == "projected"
                 lines.append(
@@ -152,7 +153,7 @@ def _line_along(
     flow: Reachability,
     merge: Node,
     stream: Iterable[Value],
-    others: list[Value],
+    others: Mapping[Value, list[Value]],
     subtracted: Mapping[str, list[Value]],
     last: list[Value],
     projected: bool,
@@ -165,7 +166,7 @@ def _line_along(
     """
     passed: list[Value] = []
     ends = list(dict.fromkeys(node_id for node_id, _ in others))
-    same = {value for other in others for value in unchanged_values(flow, other)}
+    same = {value for values in others.values() for value in values}
     away = {value for end in ends for value in subtracted[end]}
     for source in stream:
         through = [node_id for node_id, _ in reversed(passed)]

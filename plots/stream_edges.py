@@ -25,13 +25,14 @@ def stream_edges(
     merges, sources = {path.target for path in paths}, {path.source for path in paths}
     branches = {node_id for path in paths for node_id in path.bypassed}
     joints: list[tuple[str, str]] = []
-    around = [({*path.bypassed}, path.target) for path in paths]
+    around: dict[str, list[SkipPath]] = {}
+    for path in paths:
+        for node_id in path.bypassed:
+            around.setdefault(node_id, []).append(path)
     for path in paths:
         # Those that lead from one branch into a later one, as the values of attention.
-        if any(
-            path.source in branch and path.target not in branch and path.target != end
-            for branch, end in around
-        ):
+        left = [other for other in around.get(path.source, ()) if other.target != path.target]
+        if any(other not in around.get(path.target, ()) for other in left):
             continue
         line = [path.source]
         while line[-1] not in merges and len(graph.incoming[line[-1]]) == 1:

@@ -93,11 +93,13 @@ def _side_by_side(given: Sequence[tuple[SkipPath, set[str]]]) -> list[list[SkipP
             passes and ends at.
     """
     chain_of: dict[str, str] = {}  # merge -> its chain, named by a merge
+    parts: dict[str, set[str]] = {}  # the merges of each chain
     for path, merges in given:
         joined = {chain_of[merge] for merge in merges if merge in chain_of}
         first = min(joined, default=path.target)
-        chain_of |= dict.fromkeys(merges, first)
-        chain_of |= {merge: first for merge, old in chain_of.items() if old in joined}
+        added = merges.union(*(parts.pop(chain) for chain in joined - {first}))
+        parts.setdefault(first, set()).update(added)
+        chain_of |= dict.fromkeys(added, first)
     chains: dict[str, list[SkipPath]] = {}
     for path, _ in given:
         chains.setdefault(chain_of[path.target], []).append(path)

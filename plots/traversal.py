@@ -18,6 +18,29 @@ Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
 
 
+def once_per_graph(function: Callable[[Graph], Result]) -> Callable[[Graph], Result]:
+    """Decorator for functions of a graph: the result is kept with the graph, as that of a property.
+
+    A graph with the results of another plugin is another graph.
+    """
+    key = f"{function.__module__}.{function.__qualname__}"
+
+    @wraps(function)
+    def cached(graph: Graph) -> Result:
+        if key not in vars(graph):
+            vars(graph)[key] = function(graph)
+        result: Result = vars(graph)[key]
+        return result
+
+    return cached
+
+
+@once_per_graph
+def _bits(graph: Graph) -> Mapping[str, int]:
+    """Return the bit of each call, by its id."""
+    return {node_id: 1 << position for node_id, position in graph.index.items()}
+
+
 class Reachability:
     """The calls that can be reached from each call, along some of the edges.
 
@@ -32,7 +55,6 @@ class Reachability:
 
     Attributes:
         incoming: Id of a call -> its incoming edges that are followed.
-        sources: Id of a call -> ids at the other end of these edges.
     """
 
     def __init__(
@@ -42,15 +64,20 @@ class Reachability:
         stop: Callable[[Node], bool] | None = None,
     ) -> None:
         self.graph = graph
-        self.incoming: dict[str, list[Edge]] = {node.id: [] for node in graph.nodes}
-        for edge in filter(follow, graph.edges):
-            self.incoming[edge.target].append(edge)
-        self.sources = {i: [edge.source for edge in edges] for i, edges in self.incoming.items()}
-        self._bit = {node.id: 1 << position for position, node in enumerate(graph.nodes)}
+        self.incoming = dict(graph.incoming)
+        dropped = [] if follow is None else [edge for edge in graph.edges if not follow(edge)]
+        for target in {edge.target for edge in dropped}:
+            self.incoming[target] = tuple(filter(follow, graph.incoming[target]))
+        self._bit = _bits(graph)
         self._stops = {node.id for node in graph.nodes if stop(node)} if stop else set()
         self._before: dict[str, int] = {}
-        for node_id, sources in self.sources.items():
-            self._before[node_id] = self._reached(sources, self._before)
+        for node_id, edges in self.incoming.items():
+            self._before[node_id] = self._reached((edge.source for edge in edges), self._before)
+
+    @cached_property
+    def sources(self) -> Mapping[str, tuple[str, ...]]:
+        """Id of a call -> ids at the other end of these edges."""
+        return {i: tuple(edge.source for edge in edges) for i, edges in self.incoming.items()}
 
     def stops_at(self, node_id: str) -> bool:
         """Return whether paths end at a call."""
@@ -104,10 +131,10 @@ class Reachability:
 
     @cached_property
     def _after(self) -> dict[str, int]:
-        targets: dict[str, list[str]] = {node_id: [] for node_id in self.sources}
-        for node_id, sources in self.sources.items():
-            for source in sources:
-                targets[source].append(node_id)
+        targets: dict[str, list[str]] = {node_id: [] for node_id in self.incoming}
+        for node_id, edges in self.incoming.items():
+            for edge in edges:
+                targets[edge.source].append(node_id)
         after: dict[str, int] = {}
         for node_id in reversed(targets):
             after[node_id] = self._reached(targets[node_id], after)
@@ -130,12 +157,9 @@ class Reachability:
         return bits
 
     def _ids(self, bits: int) -> list[str]:
-        found = []
-        while bits:
-            lowest = bits & -bits
-            found.append(self.graph.nodes[lowest.bit_length() - 1].id)
-            bits ^= lowest
-        return found
+        first = (bits & -bits).bit_length() - 1
+        digits = bin(bits >> max(first, 0))[:1:-1]  # quicker than to take bits off one by one
+        return [self.graph.nodes[first + k].id for k, digit in enumerate(digits) if digit == "1"]
 
 
 def _union(bits: Iterable[int]) -> int:
@@ -150,6 +174,17 @@ def data_flow(
     Skips implicit masks, inputs whose shape alone is used, and the edges in `without`, by id.
     """
     left_out = frozenset(without)
+    return _data_flow(graph, left_out, stop) if left_out or stop else _whole_data_flow(graph)
+
+
+@once_per_graph
+def _whole_data_flow(graph: Graph) -> Reachability:
+    return _data_flow(graph, frozenset(), None)
+
+
+def _data_flow(
+    graph: Graph, left_out: frozenset[str], stop: Callable[[Node], bool] | None
+) -> Reachability:
     shape_only = {node.id for node in graph.nodes if is_shape_only(node)}
 
     def follow(edge: Edge) -> bool:
@@ -167,23 +202,6 @@ def walk_back(graph: Graph, node: Node, passes: Callable[[Node], bool]) -> Node:
     while passes(node) and len(graph.incoming[node.id]) == 1:
         node = graph.node(graph.incoming[node.id][0].source)
     return node
-
-
-def once_per_graph(function: Callable[[Graph], Result]) -> Callable[[Graph], Result]:
-    """Decorator for functions of a graph: the result is kept with the graph, as that of a property.
-
-    A graph with the results of another plugin is another graph.
-    """
-    key = f"{function.__module__}.{function.__qualname__}"
-
-    @wraps(function)
-    def cached(graph: Graph) -> Result:
-        if key not in vars(graph):
-            vars(graph)[key] = function(graph)
-        result: Result = vars(graph)[key]
-        return result
-
-    return cached
 
 
 @once_per_graph

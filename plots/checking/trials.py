@@ -407,8 +407,8 @@ class Trial:
             places = [(node.id, k) for k in range(len(node.outputs)) if (node.id, k) in self.values]
             verdicts = [is_wrong(place) for place in places]
             told = [verdict for verdict in verdicts if verdict is not None]
-            sources = self.flow.sources[node.id]
-            wrong[node.id] = any(told) if told else any(wrong[source] for source in sources)
+            before = self.flow.sources[node.id]
+            wrong[node.id] = any(told) if told else any(wrong[source] for source in before)
         waiting = [i for i, _ in self.graph.outputs if wrong[i]]
         seen, found = set(waiting), []
         while waiting:

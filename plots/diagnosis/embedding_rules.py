@@ -11,7 +11,7 @@ from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node
 from plots.layers import is_additive_merge, is_identity_like, is_reversed_embedding
 from plots.shape_values import value_of
-from plots.traversal import data_flow
+from plots.traversal import data_flow, once_per_graph
 
 _BERT = "Devlin et al. 2019, BERT, section 3 and figure 2"
 _EMBEDDING = "Keras API, keras.layers.Embedding: input_dim is the largest index + 1"
@@ -23,7 +23,7 @@ def one_table_for_tokens_and_positions(graph: Graph) -> Iterator[Note]:
     """One table is looked up by tokens, and by positions as well."""
     flow = data_flow(graph)
     calls: dict[str, dict[bool, list[str]]] = {}
-    for node in _lookups(graph):
+    for node in _lookups(graph).values():
         given = graph.incoming[node.id][0]
         by_value = flow.depends_on_input(given.source)
         if by_value or _counts(value_of(graph, flow, given.source, given.output)):
@@ -56,7 +56,7 @@ def two_tables_with_the_same_ids(graph: Graph) -> Iterator[Note]:
         ids: dict[tuple[str, int], list[Node]] = {}
         for edge in graph.incoming[node.id]:
             table = past_dropouts(graph, edge, only=True)
-            if table is not None and table.trainable and table in _lookups(graph):
+            if table is not None and table.trainable and table.id in _lookups(graph):
                 given = graph.incoming[table.id][0]
                 ids.setdefault((given.source, given.output), []).append(table)
         for tables in ids.values():
@@ -76,7 +76,7 @@ def two_tables_with_the_same_ids(graph: Graph) -> Iterator[Note]:
 def too_few_rows(graph: Graph) -> Iterator[Note]:
     """A table has fewer rows than there are positions."""
     flow = data_flow(graph)
-    for node in _lookups(graph):
+    for node in _lookups(graph).values():
         rows, given = node.config.get("input_dim"), graph.incoming[node.id][0]
         if isinstance(rows, int) and None not in given.tensor.shape[1:]:
             ids = value_of(graph, flow, given.source, given.output)
@@ -93,7 +93,7 @@ def too_few_rows(graph: Graph) -> Iterator[Note]:
 @diagnosis_rule("ids_beyond_the_table")
 def ids_beyond_the_table(graph: Graph) -> Iterator[Note]:
     """A table has fewer rows than there are ids that a model computes or looks up."""
-    for node in _lookups(graph):
+    for node in _lookups(graph).values():
         rows, given = node.config.get("input_dim"), graph.incoming[node.id][0]
         found = _range_of(graph, given.source)
         if isinstance(rows, int) and found is not None and found[1] >= rows:
@@ -136,13 +136,14 @@ def _range_of(graph: Graph, node_id: str) -> tuple[int, int] | None:
     return max(low, numbers[0]), max(high, numbers[0])
 
 
-def _lookups(graph: Graph) -> list[Node]:
-    """Return the calls of `Embedding` that look up ids."""
-    return [
-        node
+@once_per_graph
+def _lookups(graph: Graph) -> dict[str, Node]:
+    """Return the calls of `Embedding` that look up ids, by their own."""
+    return {
+        node.id: node
         for node in graph.nodes
         if node.is_a({"Embedding"})
         and graph.incoming[node.id]
         and not is_reversed_embedding(node)
         and node.kind == "layer"
-    ]
+    }

@@ -13,7 +13,7 @@ from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node
 from plots.layers import RESAMPLING, TRACED
 from plots.streams import stream_roots
-from plots.traversal import Reachability
+from plots.traversal import Reachability, once_per_graph
 
 _NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
 _MASKING = "Keras guide, https://keras.io/guides/understanding_masking_and_padding/"
@@ -135,13 +135,12 @@ def _reads_tokens(graph: Graph, node_id: str, flow: Reachability) -> bool:
 @diagnosis_rule("implicit_mask_lost")
 def implicit_mask_lost(graph: Graph) -> Iterator[Note]:
     """The mask of an `Embedding(mask_zero=True)` or a `Masking` layer does not reach its keys."""
-    attentions, flow, masked = attentions_with_masks(graph)
-    sequences = _sequences(graph, flow)
+    attentions, _, masked = attentions_with_masks(graph)
     places: dict[tuple[str, str], list[str]] = {}
     for attention in attentions:
         if _sees_padding(attention, masked[attention.id]):
             takes_masks = graph.node(attention.output).kind == "layer"
-            keys = _joined([sequences[source] for source in attention.memory])
+            keys = _joined([_sequences(graph)[source] for source in attention.memory])
             for origin, lost_at in keys.lost_at.items():
                 where = lost_at if takes_masks else ""
                 places.setdefault((origin, where), []).append(attention.id)
@@ -162,9 +161,8 @@ def implicit_mask_lost(graph: Graph) -> Iterator[Note]:
 @diagnosis_rule("padding_seen")
 def padding_seen(graph: Graph) -> Iterator[Note]:
     """Some attentions mask the padding of a sequence, and others to the same sequence do not."""
-    attentions, flow, masked = attentions_with_masks(graph)
-    sequences = _sequences(graph, flow)
-    keys = {a.id: _joined([sequences[source] for source in a.memory]) for a in attentions}
+    attentions, _, masked = attentions_with_masks(graph)
+    keys = {a.id: _joined([_sequences(graph)[source] for source in a.memory]) for a in attentions}
     masking = {keys[a.id].inputs: a.id for a in reversed(attentions) if masked[a.id].padding}
     places: dict[str, list[str]] = {}
     for attention in attentions:
@@ -215,9 +213,11 @@ class _Sequence(NamedTuple):
     has_mask: bool
 
 
-def _sequences(graph: Graph, flow: Reachability) -> dict[str, _Sequence]:
+@once_per_graph
+def _sequences(graph: Graph) -> dict[str, _Sequence]:
     """Return the output of every call as a sequence."""
     sequences: dict[str, _Sequence] = {}
+    flow = attentions_with_masks(graph)[1]
     for node in graph.nodes:
         sources = flow.sources[node.id] if _keeps_positions(node) else ()
         taken = [sequences[source] for source in dict.fromkeys(sources)]

@@ -100,15 +100,17 @@ def joined_with_itself(graph: Graph) -> Iterator[tuple[str, str]]:
 @diagnosis_rule("joined_along_positions")
 def joined_along_positions(graph: Graph) -> Iterator[Note]:
     """Feature maps of one image, or outputs of one sequence, are joined along their positions."""
-    origins, places = axis_origins(graph), {}
+    places: dict[str, bool] = {}
     for node in graph.nodes:
+        if not node.is_a({"Concatenate"}):
+            continue
         edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
         shapes, rank = [edge.tensor.shape for edge in edges], len(node.outputs[0].shape)
         axis = node.config.get("axis", -1)
         is_same = len(edges) > 1 and len({*shapes}) == 1 and rank > 2 and isinstance(axis, int)
-        if not node.is_a({"Concatenate"}) or not is_same or not 0 < axis % rank < rank - 1:
+        if not is_same or not 0 < axis % rank < rank - 1:
             continue
-        joined = [origins[edge.source, edge.output][axis % rank] for edge in edges]
+        joined = [axis_origins(graph)[edge.source, edge.output][axis % rank] for edge in edges]
         takers = [graph.node(edge.target) for edge in graph.outgoing[node.id]]
         is_image = rank == 4 and all(taker.is_a({"Conv2D", "Conv2DTranspose"}) for taker in takers)
         is_computed = all(graph.node(edge.source).kind != "input" for edge in edges)

@@ -254,8 +254,9 @@ def _styles(graph: Graph, stream: Stream) -> list[NormStyle | None]:
     norm and others of the stack have none either.
     """
     styles = [_style(path) for path in stream.paths]
+    ends = {path.target for path in graph.skip_paths}
     for k, path in enumerate(stream.paths):
-        is_long = any(other.target in path.bypassed for other in graph.skip_paths)
+        is_long = not ends.isdisjoint(path.bypassed)
         is_sublayer = has_sublayer(graph, path.bypassed) and not _is_linear(graph, path)
         if styles[k] == "none" and (is_long or not is_sublayer):
             styles[k] = None

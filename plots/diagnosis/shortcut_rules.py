@@ -79,10 +79,12 @@ def shortcut_of_the_first_block(graph: Graph) -> Iterator[Note]:
         for pair in pairs[1:]:
             if flow.depends(pair[1], on=chain[-1][0]):
                 chain.append(pair)
+        if len(chain) < 3:
+            continue
         ids = [merge for merge, _ in chain]
         inside = {*flow.ancestors(chain[-1][1])} | {end for _, end in chain}
         is_shared = any(graph.node(i).layer in graph.ties for _, i in chain)
-        if len(chain) > 2 and not attended.isdisjoint(inside) and not is_shared:
+        if not attended.isdisjoint(inside) and not is_shared:
             yield finding(
                 [*ids, source],
                 f"The same shortcut at each of {len(ids)} sublayers: {named(graph, ids)} add "

@@ -178,6 +178,8 @@ def _named(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
         for family, number, name in _numbers(node, namespaces[node.id]):
             members.setdefault(family, {}).setdefault(number, (name, []))[1].append(node)
     for blocks in members.values():
+        if len(blocks) < 2:
+            continue
         inside = {node.id for _, nodes in blocks.values() for node in nodes}
         for part in _consecutive(graph, with_calls_between(graph, blocks)):
             whole = with_slices(graph, part)

@@ -60,8 +60,10 @@ def _chain_behind(
         number_of: Id of a call -> number of its block.
     """
     found = []
-    firsts = {edge.target for node in nodes for edge in graph.outgoing[node.id]}
-    for first in firsts - number_of.keys():
+    firsts = dict.fromkeys(edge.target for node in nodes for edge in graph.outgoing[node.id])
+    for first in firsts:
+        if first in number_of:
+            continue
         chain, following = list[Node](), {first}
         while len(following) == 1 and len(chain) < _LONGEST_CHAIN:
             (node_id,) = following

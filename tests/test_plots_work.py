@@ -1,4 +1,4 @@
-"""The work of folding grows almost linearly, also where almost everything seems to repeat."""
+"""The work on a graph grows almost linearly, also where almost everything seems to repeat."""
 
 import random
 import sys
@@ -88,6 +88,50 @@ def test_four_times_the_calls_take_about_four_times_the_work(graph):
     plots.fold(graph(8))  # imports
     short, long = (lines_run(plots.fold, graph(length)) for length in (60, 240))
     assert long < 6.5 * short  # if the work were quadratic, 16
+
+
+def residual_blocks(length):
+    calls = [("x", "InputLayer", [])]
+    for block in range(length):
+        stream = calls[-1][0]
+        calls += [
+            (f"block_{block}.norm", "LayerNormalization", [stream]),
+            (f"block_{block}.dense", "Dense", [f"block_{block}.norm"], {"units": WIDTH}),
+            (f"block_{block}.residual", "Add", [stream, f"block_{block}.dense"]),
+        ]
+    return made(*calls)
+
+
+def unnamed_blocks(length):
+    calls = [("x", "InputLayer", [])]
+    for block in range(length):
+        stream = calls[-1][0]
+        calls.append((f"dense#{block}", "Dense", [stream], {"units": WIDTH}))
+        calls.append((f"add#{block}", "Add", [stream, f"dense#{block}"]))
+    return made(*calls)
+
+
+def sums_of_lookups(length):
+    calls = [("x", "InputLayer", [])]
+    for place in range(length):
+        for table in "ab":
+            config = {"input_dim": 11, "output_dim": WIDTH}
+            calls.append((f"{table}_{place}", "Embedding", ["x"], config))
+        calls.append((f"sum_{place}", "Add", [f"a_{place}", f"b_{place}"]))
+    return made(*calls)
+
+
+def analysed(graph):
+    marked = plots.apply_plugins(graph, ["skip_paths", "diagnose"])
+    plots.diagnosis_text(marked)
+    plots.fold(marked)
+
+
+@pytest.mark.parametrize("graph", [residual_blocks, unnamed_blocks, sums_of_lookups])
+def test_four_times_the_blocks_take_about_four_times_the_work(graph):
+    analysed(graph(8))  # imports
+    short, long = (lines_run(analysed, graph(length)) for length in (60, 240))
+    assert long < 4.5 * short
 
 
 def test_ways_through_a_block_are_not_followed_one_by_one():
