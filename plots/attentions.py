@@ -12,9 +12,7 @@ from typing import Literal, NamedTuple
 from plots.annotations import SkipPath
 from plots.attention_parts import Attention, attention_at
 from plots.graph import Edge, Graph, Node
-from plots.layers import (
-    PARTS,
-)
+from plots.layers import PARTS, is_identity_like, is_rearrangement
 from plots.mask_values import Direction, visible_keys
 from plots.skips import skip_paths
 from plots.softmaxes import is_float
@@ -224,6 +222,24 @@ def prefix_lengths(graph: Graph) -> frozenset[str]:
     masks = (node.id for node in graph.nodes if node.role == "prefix_mask")
     nodes = (graph.node(edge.source) for mask in masks for edge in graph.incoming[mask])
     return frozenset(n.id for n in nodes if n.kind == "input" and len(n.outputs[0].shape) == 1)
+
+
+def lengths_of_samples(graph: Graph) -> frozenset[str]:
+    """Return the inputs of the model that hold a length for each sample.
+
+    That of a prefix, or an integer that something for each position is compared with.
+    """
+    passing = Reachability(
+        graph, stop=lambda node: not (is_identity_like(node) or is_rearrangement(node))
+    )
+    found = set(prefix_lengths(graph))
+    for node_id in graph.inputs:
+        (tensor, *_) = graph.node(node_id).outputs
+        is_number = "int" in tensor.dtype and all(size == 1 for size in tensor.shape[1:])
+        takers = map(graph.node, passing.descendants(node_id) if is_number else ())
+        if any(n.operation in _ORDERS and {*n.outputs[0].shape[1:]} - {1} for n in takers):
+            found.add(node_id)
+    return frozenset(found)
 
 
 def _hints_of_call(

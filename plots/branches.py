@@ -116,7 +116,7 @@ def is_branch(
     if is_subtraction(merge) and not any(n.parameters or n.shared_parameters for n in branch):
         return False
     # Two linear maps added up are not a residual block (as in `dense_1(x) + dense_2(x)`).
-    if projected and (all(map(keeps_values, line)) or all(map(is_linear, branch))):
+    if projected and (all(map(keeps_values, line)) or all(map(_only_maps, branch))):
         return False
     # Noise with a mean and a scale of its own is one, either: mean(x) + scale(x) * noise.
     if projected and any(_scales_noise(flow, flow.graph.node(i)) for i in flow.sources[merge.id]):
@@ -128,6 +128,10 @@ def is_branch(
         not node.is_a(PARTS) or any(_is_same_part(node, crop) for crop in crops)
         for node in _first_calls(flow, starts, set(bypassed))
     )
+
+
+def _only_maps(node: Node) -> bool:
+    return is_linear(node) or is_rearrangement(node)
 
 
 def _scales_noise(flow: Reachability, node: Node) -> bool:

@@ -129,8 +129,11 @@ def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]
                 lines.append(
                     _line_along(flow, merge, stream, others, subtracted, last, projected, found)
                 )
-        if those := [line for line in lines if line is not None]:
-            return [_with_gate(flow, line) for line in those] if name == "gated" else those
+        those = [line for line in lines if line is not None]
+        if name == "gated":
+            those = [line for line in (_with_gate(flow, own) for own in those) if line is not None]
+        if those:
+            return those
     return []
 
 
@@ -242,8 +245,11 @@ def _gate_calls(flow: Reachability, value: Value) -> list[str]:
         calls.append(node.id)
 
 
-def _with_gate(flow: Reachability, line: _Line) -> _Line:
-    """Return the line of a gated path, whose branch is without the calls of the gate."""
+def _with_gate(flow: Reachability, line: _Line) -> _Line | None:
+    """Return the line of a gated path, whose branch is without the calls of the gate.
+
+    None if nothing else is left: t x + (1 - t) x is x.
+    """
     path = line.path
     ends = (path.source, *path.through)
     gates = {
@@ -254,6 +260,8 @@ def _with_gate(flow: Reachability, line: _Line) -> _Line:
         for call in _gate_calls(flow, (edge.source, edge.output))
     }
     branch = tuple(node_id for node_id in path.bypassed if node_id not in gates)
+    if all(flow.graph.node(node_id).is_a({"Multiply"}) for node_id in branch):
+        return None
     return replace(line, path=replace(path, bypassed=branch, gated=True))
 
 

@@ -60,12 +60,6 @@ def log_of_softmax(wrong):
     return keras.Model(x, ops.log(ops.softmax(scores)) if wrong else ops.log_softmax(scores))
 
 
-def gate_that_is_added(wrong):
-    x = keras.Input((T, D))
-    y, gate = layers.Dense(7)(x), layers.Dense(7, activation="sigmoid")(x)
-    return keras.Model(x, labels(y + gate if wrong else y * gate))
-
-
 def skipped_pixels(wrong):
     def model(image):
         x = layers.Conv2D(7, 1 if wrong else 2, strides=2, activation="relu")(conv(image))

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 import keras
 import pytest
 from keras import layers
+from mistaken_gates import (
+    batch_norm_of_rows,
+    gate_that_cancels,
+    gate_that_is_added,
+    one_table_for_rows_and_columns,
+    shares_of_another_axis,
+)
 from mistaken_inputs import (
     bare_exponential,
     image_with_channels_first,
@@ -105,7 +112,6 @@ from mistaken_models import (
 from mistaken_parts import (
     dropout_on_probabilities,
     embedding_of_one_hot_vectors,
-    gate_that_is_added,
     ids_beyond_the_table,
     log_of_softmax,
     log_of_zero,
@@ -238,6 +244,12 @@ MISTAKES = {
     "scale never below one": Mistake(scale_never_below_one, "never below 1"),
     "log of softmax": Mistake(log_of_softmax, "log_softmax", "remark"),
     "gate that is added": Mistake(gate_that_is_added, "gate that is added", "remark"),
+    "gate that cancels": Mistake(gate_that_cancels, "gate that cancels"),
+    "shares of another axis": Mistake(shares_of_another_axis, "hares of another axis"),
+    "one table for rows and columns": Mistake(
+        one_table_for_rows_and_columns, "Two tables with the same ids"
+    ),
+    "batch norm of rows": Mistake(batch_norm_of_rows, "whose channels are axis 1"),
     "skipped pixels": Mistake(skipped_pixels, "read 25%|reads 25%", "remark"),
     "narrowing linear layers": Mistake(narrowing_linear_layers, "No activation", "remark"),
     "token that no head reads": Mistake(token_that_no_head_reads, "does not read the class token"),

@@ -82,10 +82,62 @@ def test_roots_of_weights_of_edges_are_remarks():
     diagnosed = plots.diagnose(keras.Model([nodes, edges], layers.Dense(2)(x)))
     texts = {note.kind: note.text for note in diagnosed.notes if "NaN" in note.text}
     assert (
-        "For inputs without negative numbers all numbers of the outputs are finite"
-        in texts["remark"]
+        "For the same inputs without signs all numbers of the outputs are finite" in texts["remark"]
     )
     assert "finding" not in texts
+
+
+def test_what_a_norm_multiplies_by_may_be_divided_out_again():
+    def squash(s):
+        square = ops.sum(ops.square(s), axis=-1, keepdims=True)
+        return s * square / (1 + square) / ops.sqrt(square + 1e-7)
+
+    image = keras.Input((9, 9, 1))
+    x = layers.Conv2D(15, 5, activation="relu")(image)
+    vectors = squash(layers.Reshape((75, 5))(x))
+    assert findings_of(keras.Model(image, layers.Dense(2)(layers.Flatten()(vectors)))) == []
+
+
+def test_samples_that_an_output_compares_are_not_said_to_be_independent():
+    x, y = keras.Input((7,)), keras.Input((5,))
+    pairs = ops.matmul(layers.Dense(3)(x), ops.transpose(layers.Dense(3)(y)))
+    a, b = layers.Dense(3)(x), layers.Dense(3)(y)
+    products = ops.matmul(ops.transpose(a), b)  # as of features: no axis of samples is left
+    for outputs, expected in (
+        (pairs, "compare each sample of a batch with each other"),
+        ([pairs, a], "samples of a batch are independent, but for the pairs of samples"),
+        (products, ""),
+    ):
+        texts = [c.note.text for c in plots.check(keras.Model([x, y], outputs))]
+        said = [text for text in texts if "sample" in text]
+        assert len(said) == bool(expected)
+        assert all(expected in text for text in said)
+
+
+def test_lengths_leave_keys_whose_queries_get_a_gradient():
+    frames, length = keras.Input((11, 6)), keras.Input((1,), dtype="int32")
+    is_real = ops.less(np.arange(11, dtype="int32")[None], length)
+    x = layers.Dense(D)(frames)
+    x = x + layers.MultiHeadAttention(2, 5)(norm(x), norm(x), attention_mask=is_real[:, None])
+    model = keras.Model([frames, length], layers.Dense(3)(norm(x)))
+    assert [c for c in plots.check(model) if c.verdict == "dead"] == []
+
+
+def test_a_scale_that_is_put_back_is_no_product_for_a_sum():
+    series = keras.Input((23, 1))
+    scale = ops.cumsum(ops.abs(series), axis=1) + 1.0
+    x = layers.Conv1D(7, 3, padding="causal", activation="relu")(series / scale)
+    model = keras.Model(series, layers.Dense(1)(x) * scale)
+    notes = plots.diagnose(model).notes
+    assert not any("product in the place of a sum" in note.text for note in notes)
+
+
+def test_sums_of_two_maps_of_one_tensor_are_no_residual_paths():
+    x = keras.Input((11, 7))
+    h = layers.Dense(13)(x)
+    scores = layers.Dense(1)(h) + ops.transpose(layers.Dense(1)(h), (0, 2, 1))
+    y = ops.matmul(ops.softmax(layers.LeakyReLU()(scores)), h)
+    assert plots.skip_paths(plots.read_graph(keras.Model(x, y))) == ()
 
 
 def test_attention_between_samples_is_a_remark():

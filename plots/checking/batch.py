@@ -42,7 +42,14 @@ def check_batch(trial: Trial) -> Iterator[Check]:
     if found:
         yield found
         return
+    pairs = [_is_of_pairs(trial, place) for place in trial.graph.outputs]
+    if all(pairs):
+        yield said("batch", "pairs", "the outputs compare each sample of a batch with each other")
+        return
+    if any(trial.rows_first(trial.values[place]) is None for place in trial.graph.outputs):
+        return  # of a loss, or of statistics of a batch, nothing tells what belongs to a sample
     text = "samples of a batch are independent"
+    text += ", but for the pairs of samples that an output compares" * any(pairs)
     if trial.learns_differently:
         mixed = _mixed_in_training(trial, changed)
         text += f", except in training at {named(trial.graph, mixed, 2)}" if mixed else ""

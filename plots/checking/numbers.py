@@ -91,7 +91,7 @@ def _not_finite(trial: Trial) -> Check | None:
         kind = "finding"
         if _is_finite_without_negative_inputs(trial):
             kind = "remark"
-            text += " For inputs without negative numbers all numbers of the outputs are finite."
+            text += " For the same inputs without signs all numbers of the outputs are finite."
         note = Note(kind, tuple(places), text, _PRECISION)
         return Check("numbers", "not finite", note, _witness(trial, wrong[0], is_wrong, what))
     return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
-from plots.attentions import inputs_of_masks, prefix_lengths
+from plots.attentions import inputs_of_masks, lengths_of_samples
 from plots.graph import Graph
 from plots.layers import is_identity_like, is_recurrent
 from plots.measuring.inputs import ids_and_lengths, padding_of
@@ -51,7 +51,7 @@ class Field:
         is_free: Whether the model takes any number of positions.
         is_share: Whether its floats are from 0 to 1, such as those of boxes, and not normal.
         is_mask: Whether only masks of attentions depend on it.
-        is_prefix: Whether it holds the length of a prefix, which is half of the length then.
+        is_length: Whether it holds a length for each sample, which is half of that of all then.
         has_steps: Whether it has four or more axes, and a recurrent layer goes along the second.
     """
 
@@ -66,7 +66,7 @@ class Field:
     is_free: bool = False
     is_share: bool = False
     is_mask: bool = False
-    is_prefix: bool = False
+    is_length: bool = False
     has_steps: bool = False
 
     @property
@@ -148,9 +148,9 @@ class Samples:
                 shape, field = tuple(n or 1 for n in shape), replace(field, words=words)
             sized = (0, *(side if n is None else n for n in shape[1:]))
             field = replace(field, shape=sized, is_free=shape[1:2] == (None,), is_share=is_one)
-            is_prefix = node_id in prefix_lengths(graph)
+            is_length = node_id in lengths_of_samples(graph)
             has_steps = _has_steps(graph, node_id, shape)
-            fields.append(replace(field, has_steps=has_steps, is_prefix=is_prefix))
+            fields.append(replace(field, has_steps=has_steps, is_length=is_length))
         if all(field.kind == "other" for field in fields):
             fields = [replace(f, kind="integers") if f.dtype != "bool" else f for f in fields]
         fixed = max((shape[0] or 0 for shape in shapes), default=0) if shapes else 0
@@ -397,7 +397,7 @@ def _values(field: Field, random: Any, length: int) -> np.ndarray:
     if field.kind == "floats":
         draw = random.random if field.is_share else random.standard_normal
         return np.asarray(draw(field.shape), np.float32)
-    return np.full(field.shape, max(length // 2, 1) if field.is_prefix else 1, field.dtype)
+    return np.full(field.shape, max(length // 2, 1) if field.is_length else 1, field.dtype)
 
 
 def _other_words(field: Field, row: Any, at: Any) -> Any:

@@ -34,13 +34,16 @@ def check_scales(trial: Trial) -> Iterator[Check]:
     the place of the root, returns 8 or 512 times less, and x / rsqrt(...) 64 times more.
     """
     ratios: dict[str, float] = {}
+    settled = set[str]()  # steps on the way to a result in proportion, such as s |s|^2 of a squash
     for node in trial.graph.nodes:
         for region, place in _norms_by_hand(trial, node):
             ratio = _ratio(trial, node, region, place)
             if ratio is not None:
                 ratios[node.id] = ratio
-    grown = {node_id: ratio for node_id, ratio in ratios.items() if ratio > _LEAST_GROWN}
-    shrunk = {node_id: ratio for node_id, ratio in ratios.items() if ratio < _MOST}
+                settled |= region - {node.id} if _MOST <= ratio <= _LEAST_GROWN else set()
+    wrong = {node_id: ratio for node_id, ratio in ratios.items() if node_id not in settled}
+    grown = {node_id: ratio for node_id, ratio in wrong.items() if ratio > _LEAST_GROWN}
+    shrunk = {node_id: ratio for node_id, ratio in wrong.items() if ratio < _MOST}
     if grown:
         change = f"{max(grown.values()):.3g} times larger"
         text = (

@@ -61,7 +61,7 @@ class Visibility:
             if self.behind == size
             else f"up to {size} later position{s}, and up to {self.behind} before",
             "all": "all positions",
-            "some": "some later positions",
+            "some": "some later positions, or none",
         }[self.kind]
 
 

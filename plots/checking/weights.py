@@ -108,10 +108,12 @@ def _parts(trial: Trial, owners: Mapping[str, Any], dead: AbstractSet[int]) -> I
     }
     layers = [node_id for node_id, names in parts.items() if names]
     if layers:
+        is_own = bool(trial.graph.node(layers[0]).call_class)
+        why = "Its `call` may not use them" if is_own else "What they add may cancel further on"
         text = (
             f"Weights that no gradient reaches: {', '.join(sorted(parts[layers[0]]))} of "
             f"{named(trial.graph, layers, 4)}, exactly zero for a random loss, though others of "
-            "the layer get one. Its `call` may not use them."
+            f"the layer get one. {why}."
         )
         note = Note("remark", tuple(layers), text, _SATURATED)
         yield Check("dead weights", "dead", note, _witness(trial, layers, exact=True))

@@ -27,6 +27,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     convolution_rules,
     cross_attention_rules,
     embedding_rules,
+    gate_rules,
     gradient_rules,
     head_rules,
     input_rules,

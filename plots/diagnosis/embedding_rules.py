@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from plots.annotations import Note
-from plots.diagnosis.projections import past_dropouts
+from plots.diagnosis.merge_rules import terms_of
 from plots.diagnosis.rules import diagnosis_rule, finding, named
 from plots.graph import Graph, Node
 from plots.layers import is_additive_merge, is_identity_like, is_reversed_embedding
@@ -54,9 +54,9 @@ def two_tables_with_the_same_ids(graph: Graph) -> Iterator[Note]:
         if not is_additive_merge(node):
             continue
         ids: dict[tuple[str, int], list[Node]] = {}
-        for edge in graph.incoming[node.id]:
-            table = past_dropouts(graph, edge, only=True)
-            if table is not None and table.trainable and table.id in _lookups(graph):
+        for term, _ in terms_of(graph, node):
+            table = _lookups(graph).get(term)
+            if table is not None and table.trainable:
                 given = graph.incoming[table.id][0]
                 ids.setdefault((given.source, given.output), []).append(table)
         for tables in ids.values():

@@ -52,12 +52,12 @@ def added_twice(graph: Graph) -> Iterator[Note]:
     places: dict[bool, list[str]] = {}
     for node in graph.nodes:
         if is_signed_merge(node) and merge_sign(node):
-            terms = Counter(_terms(graph, node))
+            terms = Counter(terms_of(graph, node))
             if terms and max(terms.values()) > 1:
                 places.setdefault(len(terms) > 1, []).append(node.id)
     for has_others, ids in places.items():
         merges = [graph.node(node_id) for node_id in ids]
-        terms = Counter(_terms(graph, merges[0]))
+        terms = Counter(terms_of(graph, merges[0]))
         twice = [source for (source, _), times in terms.items() if times > 1]
         if has_others:
             text = (
@@ -200,7 +200,7 @@ def _has_use_for_more(node: Node) -> bool:
     return is_attention(node) or node.is_a(LINEAR_PROJECTIONS | RECURRENT)
 
 
-def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
+def terms_of(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
     """Yield the values that a merge adds up, past dropouts and sums that nothing else takes."""
     for edge in graph.incoming[merge.id]:
         if edge.implicit:
@@ -210,24 +210,9 @@ def _terms(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
             continue
         is_only = past_dropouts(graph, edge, only=True) is not None
         if is_only and is_additive_merge(node) and merge_sign(node) and is_additive_merge(merge):
-            yield from _terms(graph, node)
+            yield from terms_of(graph, node)
         else:
             yield node.id, edge.output if node.id == edge.source else 0
-
-
-@remark_rule(
-    "A gate that is added: {places:add} the sigmoid of {others} to another projection of the same "
-    "tensor, which it cannot close. A gated linear unit multiplies them.",
-    _GLU,
-)
-def gate_that_is_added(graph: Graph) -> Iterator[tuple[str, str]]:
-    """A sigmoid of one projection is added to another projection of the same tensor."""
-    for node, edges in sums_of_two(graph):
-        gates = [end for edge in edges if (end := past_dropouts(graph, edge, only=True))]
-        of = [_projected(graph, gate) for gate in gates]
-        is_gate = [activation_of(gate) == "sigmoid" for gate in gates]
-        if sorted(is_gate) == [False, True] and None not in of and len({*of}) == 1:
-            yield node.id, gates[is_gate.index(True)].id
 
 
 def sums_of_two(graph: Graph) -> Iterator[tuple[Node, list[Edge]]]:
@@ -238,7 +223,7 @@ def sums_of_two(graph: Graph) -> Iterator[tuple[Node, list[Edge]]]:
             yield node, edges
 
 
-def _projected(graph: Graph, node: Node) -> tuple[str, int] | None:
+def projected_tensor(graph: Graph, node: Node) -> tuple[str, int] | None:
     """Return the tensor that a projection takes, also before an activation; None if there is none.
 
     Its id and output.

@@ -17,6 +17,7 @@ from plots.layers import (
     is_linear_projection,
     is_norm,
 )
+from plots.norms import DIVISIONS
 from plots.traversal import data_flow, walk_back
 
 _HE = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 3.1"
@@ -83,9 +84,18 @@ def product_for_a_sum(graph: Graph) -> Iterator[tuple[str, str]]:
             is_alike = len(other.tensor.shape) == 3 and edge.tensor.shape == other.tensor.shape
             if not is_alike or maker is None or not _has_no_range(maker):
                 continue
-            inside = map(graph.node, flow.between(other.source, [maker.id]))
+            inside = [graph.node(i) for i in flow.between(other.source, [maker.id])]
+            if any(_divides_by(graph, call, other) for call in inside):
+                continue  # a scale that was taken out before, and is put back
             if any(is_attention(call) or activation_of(call) in BENT for call in inside):
                 yield node.id, maker.id
+
+
+def _divides_by(graph: Graph, node: Node, value: Edge) -> bool:
+    divisor = [edge for edge in graph.incoming[node.id] if not edge.implicit][1:]
+    return node.operation in DIVISIONS and [(e.source, e.output) for e in divisor] == [
+        (value.source, value.output)
+    ]
 
 
 def _has_no_range(node: Node) -> bool:

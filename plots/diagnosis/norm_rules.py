@@ -6,17 +6,21 @@ from collections.abc import Iterator
 
 from plots.annotations import Note, shape_text
 from plots.attentions import attentions_with_masks
+from plots.diagnosis.activations import activation_of
 from plots.diagnosis.axis_origins import axis_origins, kinds, sources
 from plots.diagnosis.projections import past_dropouts, past_layout, projection_behind
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, remark_rule
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
+    CONVOLUTIONS,
     FUSED_ATTENTION,
     TRANSPOSITIONS,
     is_additive_merge,
+    is_identity_like,
     is_linear_projection,
     is_norm,
 )
+from plots.traversal import walk_back
 
 _QK_NORM = "Dehghani et al. 2023, Scaling Vision Transformers to 22 Billion Parameters, section 2.1"
 _BA = "Ba et al. 2016, Layer Normalization, section 3"
@@ -92,6 +96,7 @@ def _is_of_one_number(node: Node) -> bool:
 def batch_norm_axis(graph: Graph) -> Iterator[Note]:
     """A batch or group norm has the positions as its axis, and not the features."""
     places: dict[bool, list[str]] = {}
+    yield from _batch_norm_of_channels_first(graph)
     is_first = any(node.config.get("data_format") == "channels_first" for node in graph.nodes)
     for node in graph.nodes if not is_first else ():
         axis = node.config.get("axis", -1)
@@ -111,6 +116,30 @@ def batch_norm_axis(graph: Graph) -> Iterator[Note]:
             "feature. Its axis is that of the features, which Keras has last: axis=-1.",
             _IOFFE,
         )
+
+
+def _batch_norm_of_channels_first(graph: Graph) -> Iterator[Note]:
+    places = []
+    for node in graph.nodes:
+        axis, edges = node.config.get("axis", -1), graph.incoming[node.id]
+        if node.is_a({"BatchNormalization"}) and isinstance(axis, int) and len(edges) == 1:
+            maker = walk_back(graph, graph.node(edges[0].source), _acts_on_numbers)
+            is_first = maker.config.get("data_format") == "channels_first"
+            if maker.is_a(CONVOLUTIONS) and is_first and axis % len(edges[0].tensor.shape) != 1:
+                places.append(node.id)
+    if places:
+        axis, shape = graph.node(places[0]).config.get("axis", -1), graph.node(places[0]).outputs[0]
+        yield finding(
+            places,
+            f"A batch norm over the wrong axis: {doing(graph, places, 'have')} a mean and a scale "
+            f"for each place along axis {axis} of {shape_text(shape.shape)}, after a convolution "
+            'with data_format="channels_first", whose channels are axis 1: axis=1.',
+            _IOFFE,
+        )
+
+
+def _acts_on_numbers(node: Node) -> bool:
+    return not node.parameters and (bool(activation_of(node)) or is_identity_like(node))
 
 
 @diagnosis_rule("norm_momentum")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from plots.arguments import model_of
-from plots.attentions import prefix_lengths
+from plots.attentions import lengths_of_samples
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_identity_like, is_shape_only
 from plots.reading import read_graph
@@ -28,7 +28,8 @@ def random_inputs(
 
     Floats have a standard normal distribution. Integers that are looked up in an embedding are
     drawn uniformly from its ids, without the id of the padding, if the model masks one. Lengths of
-    prefixes, by the role of what takes them, are half of the length. Other integers and booleans
+    prefixes, by the role of what takes them, and integers that positions are compared with are half
+    of the length. Other integers and booleans
     are 1: as masks they hide nothing.
 
     Args:
@@ -48,7 +49,7 @@ def random_inputs(
     graph = read_graph(model, open_nested=True)
     looked_up, longest = ids_and_lengths(graph)
     length = min([length, *longest])
-    prefixes = prefix_lengths(graph)
+    lengths = lengths_of_samples(graph)
     random = np.random.default_rng(seed)
     arrays = {}
     for node_id, tensor in zip(graph.inputs, model.inputs, strict=True):
@@ -68,7 +69,7 @@ def random_inputs(
         elif "float" in dtype:
             values = random.standard_normal(shape)
         else:
-            values = np.full(shape, max(length // 2, 1) if node_id in prefixes else 1)
+            values = np.full(shape, max(length // 2, 1) if node_id in lengths else 1)
         arrays[tensor.name] = values.astype(np.float32 if "float" in dtype else dtype)
     return arrays
 

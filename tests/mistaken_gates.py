@@ -1,0 +1,59 @@
+"""Small models whose gates or shares are wrong, and put right.
+
+Each builder takes whether to make the mistake.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+from mistaken_models import CLASSES, labels
+from model_bricks import D, T, embedded, ids, norm, of_image
+
+
+def gate_that_is_added(wrong):
+    x = keras.Input((T, D))
+    y, gate = layers.Dense(7)(x), layers.Dense(7, activation="sigmoid")(x)
+    return keras.Model(x, labels(y + gate if wrong else y * gate))
+
+
+def gate_that_cancels(wrong):
+    def block(x):
+        y = layers.Conv2D(7, 3, padding="same", activation="relu")(x)
+        gate = ops.sigmoid(layers.Conv2D(7, 1)(x))
+        return layers.Add()([(1 - gate) * (y if wrong else x), y * gate])
+
+    def model(image):
+        x = block(block(layers.Conv2D(7, 3)(image)))
+        return layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(x))
+
+    return of_image(model)
+
+
+def shares_of_another_axis(wrong):
+    tokens = ids()
+    x = embedded(tokens)
+    shares = layers.Softmax(axis=1 if wrong else 2)(layers.Dense(2)(x))
+    first, second = (layers.Dense(D, activation="gelu")(norm(x)) for _ in range(2))
+    mixed = layers.Add()([shares[:, :, :1] * first, shares[:, :, 1:] * second])
+    return keras.Model(tokens, labels(x + mixed))
+
+
+def one_table_for_rows_and_columns(wrong):
+    image = keras.Input((12, 20, 3))
+    x = layers.Reshape((15, D))(layers.Conv2D(D, 4, strides=4)(image))
+    place = ops.cumsum(ops.ones_like(x[..., 0], dtype="int32"), axis=1) - 1
+    row, column = place // 5, place % 5
+    x = layers.Add()([x, layers.Embedding(3, D)(row)])
+    x = layers.Add()([x, layers.Embedding(5, D)(row if wrong else column)])
+    x = x + layers.MultiHeadAttention(2, 5)(norm(x), norm(x))
+    return keras.Model(image, layers.Dense(CLASSES)(ops.mean(norm(x), axis=1)))
+
+
+def batch_norm_of_rows(wrong):
+    image = keras.Input((3, 11, 13))
+    x = layers.Conv2D(7, 3, data_format="channels_first")(image)
+    x = layers.ReLU()(x)
+    x = layers.BatchNormalization(axis=2 if wrong else 1)(x)
+    pooled = layers.GlobalAveragePooling2D(data_format="channels_first")(x)
+    return keras.Model(image, layers.Dense(CLASSES)(pooled))
