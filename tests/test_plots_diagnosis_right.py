@@ -140,6 +140,26 @@ def test_sums_of_two_maps_of_one_tensor_are_no_residual_paths():
     assert plots.skip_paths(plots.read_graph(keras.Model(x, y))) == ()
 
 
+class MaskedInTraining(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.attend = layers.MultiHeadAttention(2, 5)
+
+    def build(self, shape):
+        self.attend.build(shape, shape)
+
+    def call(self, x, training=False):
+        return self.attend(x, x, use_causal_mask=bool(training))
+
+
+def test_attention_that_is_causal_in_training_alone_is_a_mistake():
+    tokens = ids()
+    x = embedded(tokens)
+    x = x + MaskedInTraining()(norm(x))
+    (text,) = findings_of(keras.Model(tokens, layers.Dense(TOKENS)(norm(x))))
+    assert "in inference alone" in text
+
+
 def test_attention_between_samples_is_a_remark():
     x = keras.Input((6, D))
     y = ops.reshape(norm(x), (1, -1, 6 * D))

@@ -45,7 +45,7 @@ def check_causality(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Ch
             continue
         if line.output in one_way:  # in line with another input, of which it sees nothing later
             continue
-        note = _note_on(line)
+        note = _causal_in_training(line) or _note_on(line)
         if note is not None:
             one_way.add(line.output)  # what else it sees follows from this, or is said there
             told.update(note.about)
@@ -129,6 +129,25 @@ def _note_on(line: Leak) -> Note | None:
         "the next token needs a causal mask."
     )
     return Note("remark", tuple(crossings), text, NO_FUTURE)
+
+
+def _causal_in_training(line: Leak) -> Note | None:
+    """Return a finding if an output sees no later position in training, and some in inference."""
+    trial, name = line.trial, line.field.name
+    after = trial.probed_in_training.get(line.field.place)
+    if after is None:
+        return None
+    in_training = dict(outputs_in_line(trial, line.field, trial.values_in_training, after))
+    if line.output not in in_training or in_training[line.output].kind != "causal":
+        return None
+    query, key = line.found.example or (0, 0)
+    text = (
+        f"The output at position {query} changes with {name!r} at position {key}, in the future, "
+        f"in inference alone: {named(trial.graph, line.crossings, 3)} is causal in training and "
+        f"not afterwards, where each position sees {line.found.text}. A model is used as it was "
+        "trained: the mask must not depend on training=True."
+    )
+    return Note("finding", tuple(line.crossings), text, NO_FUTURE)
 
 
 def _outputs_of_other_lengths(trial: Trial, field: Field) -> Iterator[Check]:

@@ -81,8 +81,9 @@ def _not_finite(trial: Trial) -> Check | None:
             continue
         dtypes = sorted({trial.dtypes.get((place, 0), "") for place in places})
         text = (
-            f"The output holds {what} for random inputs: {named(trial.graph, places, 3)} is "
-            f"the first to return numbers that are not finite, in {' and '.join(dtypes)}."
+            f"The output holds {what} for random inputs: {named(trial.graph, places, 3)} "
+            f"{'is' if len(places) == 1 else 'are'} the first to return numbers that are not "
+            f"finite, in {' and '.join(dtypes)}."
         )
         if set(dtypes) & set(_HALF):
             full = trial.run(trial.base, in_float32=True)
