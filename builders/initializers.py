@@ -6,7 +6,7 @@ Each takes the spec and a `Kernel`, and returns a new Keras initializer.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -111,6 +111,19 @@ def glorot_uniform(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
     """Uniform within sqrt(6 / (fan_in + fan_out)) of zero (Glorot and Bengio 2010, eq. 16)."""
     limit = math.sqrt(6 / (kernel.fan_in + kernel.fan_out))
     return keras.initializers.RandomUniform(-limit, limit)
+
+
+@register_component("initializer", "glorot_packed")
+def glorot_packed(spec: TransformerSpec, kernel: Kernel) -> keras.Initializer:
+    """As `glorot_uniform`, with query, key and value of one attention as one kernel.
+
+    They begin smaller by sqrt(2) then, with as many heads for all of them. So do those of
+    `torch.nn.MultiheadAttention` and of fairseq (Ott et al. 2019).
+    """
+    if kernel.role in ("query", "key", "value"):
+        keys = spec.num_key_value_heads * (spec.head_dim + spec.value_dim)
+        kernel = replace(kernel, fan_out=spec.num_heads * spec.head_dim + keys)
+    return glorot_uniform(spec, kernel)
 
 
 @register_component("initializer", "normal")

@@ -242,12 +242,13 @@ class Regularization:
     )
     final_dropout: float = rate("on the output of each stack, after its norm (T5).")
     initializer: str = component_name(
-        "`glorot_uniform`; `normal`, with standard deviation `initializer_range`; `depth_scaled`, "
+        "`glorot_uniform`; `glorot_packed`, the same with query, key and value as one kernel; "
+        "`normal`, with standard deviation `initializer_range`; `depth_scaled`, "
         "the same with the projections that end a sublayer divided by sqrt(sublayers of their "
         "stack) (GPT-2, section 2.3); `deep_norm`, Glorot normal, smaller by depth where values "
         "and the feed-forward layer are computed (Wang et al. 2022); or `t5`, by the width that "
         "each kernel reads.",
-        ("glorot_uniform", "normal", "depth_scaled", "deep_norm", "t5"),
+        ("glorot_uniform", "glorot_packed", "normal", "depth_scaled", "deep_norm", "t5"),
         default="glorot_uniform",
     )
     initializer_range: float = fraction(

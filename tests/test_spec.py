@@ -22,7 +22,7 @@ PLACEMENTS = ("post", "pre", "output", "sandwich", "parallel", "parallel_shared_
 WITH_FIRST_NORMS = ("pre", "sandwich", "parallel")
 SCALED = ("scaled", "rezero", "layer_scale")
 MERGES = ("add", "none", "scaled", "rezero", "layer_scale", "highway")
-INITIALIZERS = ("glorot_uniform", "normal", "depth_scaled", "deep_norm", "t5")
+INITIALIZERS = ("glorot_uniform", "glorot_packed", "normal", "depth_scaled", "deep_norm", "t5")
 
 
 def divisors(number: int) -> list[int]:
