@@ -6,11 +6,11 @@
 The files are those of Elliott et al. 2016 (Multi30K: Multilingual English-German Image
 Descriptions), plain or gzip-compressed. Both models translate German into English and have equal
 sizes, tokenizer, initial values, batches, dropout, learning rates, optimizer and label smoothing,
-and equal numbers of steps; the peer is `torch.nn.Transformer`. Each trains in a process of its own, one after the
-other, and keeps the weights with the lowest loss on the validation pairs. Reported: BLEU of the
-translations of the test pairs of 2016 by sacrebleu, greedy and, for this library, with 5 beams; and
-the minutes of training with its evaluations. PyTorch is not among the packages of this project;
-install it to compare.
+and equal numbers of steps; the peer is `torch.nn.Transformer`. Each trains in a process of its own,
+one after the other, and keeps the weights with the lowest loss on the validation pairs. Reported:
+BLEU of the translations of the test pairs of 2016 by sacrebleu, greedy and, for this library, with
+5 beams; and the minutes of training with its evaluations. PyTorch is not among the packages of this
+project; install it to compare.
 """
 
 from __future__ import annotations
