@@ -25,6 +25,7 @@ from functional_models.cli_options import (
     spec_changes,
 )
 from functional_models.tables import format_table
+from plots.annotations import counted
 from plots.diagnosis.running import diagnose_model
 from plots.parsing import parse_plugin
 from plots.reading import graph_of
@@ -55,7 +56,7 @@ def plot(options: argparse.Namespace) -> None:
     graph = plots.apply_plugins(graph, plugins, model)
     shown: dict[str, Any] = {"shapes": True} if options.shapes else {}
     plots.draw(graph, options.to, plugins=(), depth=options.depth, **shown)
-    print(f"{options.to}: {number} skip paths")
+    print(f"{options.to}: {counted(number, 'skip path')}")
 
 
 def plugins(options: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ def test_a_file_is_drawn_with_plugins(folder, tmp_path, capsys, model):
     plugin = "flops:sizes=null"
     arguments = ["plot", str(folder / model), "--plugin", "parameters", "--plugin", plugin]
     assert main([*arguments, "--to", str(to)]) == 0
-    assert capsys.readouterr().out == f"{to}: 1 skip paths\n"
+    assert capsys.readouterr().out == f"{to}: 1 skip path\n"
     written = to.read_text("utf-8")
     graph = plots.read_graph(keras.saving.load_model(folder / "block.keras"))
     assert plots.list_plugins()["parameters"](graph).overlay("parameters").text("out") in written
