@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from model_bricks import TOKENS, D, attend, causal, embedded, ffn, ids, norm, pre
+from model_bricks import TOKENS, D, T, attend, causal, embedded, ffn, ids, norm, pre
 
 import plots
 
@@ -158,6 +158,14 @@ def test_attention_that_is_causal_in_training_alone_is_a_mistake():
     x = x + MaskedInTraining()(norm(x))
     (text,) = findings_of(keras.Model(tokens, layers.Dense(TOKENS)(norm(x))))
     assert "in inference alone" in text
+
+
+def test_inputs_without_names_have_those_of_the_graph():
+    x = keras.Input((T, D))
+    model = keras.Model(x, layers.LSTM(7, return_sequences=True)(x))
+    texts = [check.note.text for check in plots.check(model)]
+    assert any("of 'input_layer#1'" in text for text in texts)
+    assert not any("keras_tensor" in text for text in texts)
 
 
 def test_attention_between_samples_is_a_remark():

@@ -39,7 +39,7 @@ def check_causality(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[Ch
     told: set[str] = set()
     for line in lines:
         text = f"each position of {_name(trial, line.output)} sees {line.found.text}"
-        yield said("causality", line.found.kind, f"{text}, of {line.field.name!r}")
+        yield said("causality", line.found.kind, f"{text}, of {line.field.place!r}")
         if line.found.is_causal:
             yield from _in_training(line)
             continue
@@ -97,14 +97,14 @@ def _witness(line: Leak, training: bool = False) -> Witness | None:
     changed = trial.samples.changed(trial.base, line.field.place, [(row, key)])
     before = trial.values_in_training if training else trial.values
     after = trial.run(changed, training)
-    change = f"Changing {line.field.name!r} at [{row}, {key}]"
+    change = f"Changing {line.field.place!r} at [{row}, {key}]"
     runs = Run(trial.base, before), Run(changed, after)
     return witness_of(trial, *runs, line.output, change, (row, query), training)
 
 
 def _note_on(line: Leak) -> Note | None:
     """Return a finding if later positions are seen where something says they are not."""
-    trial, found, name = line.trial, line.found, line.field.name
+    trial, found, name = line.trial, line.found, line.field.place
     crossings = line.crossings
     claim = claim_of(line)
     query, key = found.example or (0, 0)
@@ -133,7 +133,7 @@ def _note_on(line: Leak) -> Note | None:
 
 def _causal_in_training(line: Leak) -> Note | None:
     """Return a finding if an output sees no later position in training, and some in inference."""
-    trial, name = line.trial, line.field.name
+    trial, name = line.trial, line.field.place
     after = trial.probed_in_training.get(line.field.place)
     if after is None:
         return None
@@ -159,7 +159,7 @@ def _outputs_of_other_lengths(trial: Trial, field: Field) -> Iterator[Check]:
             continue
         end = frontier(found.along(1), samples.probes, samples.length)
         if end is not None:
-            text = f"position i of {_name(trial, number)} sees {field.name!r} up to position "
+            text = f"position i of {_name(trial, number)} sees {field.place!r} up to position "
             yield said("causality", "aligned", text + end.text)
 
 
@@ -183,7 +183,7 @@ def _one_position(trial: Trial, field: Field) -> Iterator[Check]:
             which = "first" if seen[0] == 0 else "last"
             text = (
                 f"{_name(trial, number).capitalize()} depends on the {which} position of "
-                f"{field.name!r} alone: changing any other one changes nothing, although "
+                f"{field.place!r} alone: changing any other one changes nothing, although "
                 f"{named(trial.graph, mixing)} {'mixes' if len(mixing) == 1 else 'mix'} positions. "
                 "Behind a causal mask, only the last position has seen all."
             )
@@ -193,7 +193,7 @@ def _one_position(trial: Trial, field: Field) -> Iterator[Check]:
                 trial.base, field.place, [(row, samples.probes[row - samples.first])]
             )
             inputs, others = map(trial.as_model_takes, (trial.base, changed))
-            shows = f"Changing {field.name!r} at a position between changes no output."
+            shows = f"Changing {field.place!r} at a position between changes no output."
             witness = Witness(
                 inputs, others, "", number, (), 0.0, exact=not trial.weights, shows=shows
             )
@@ -202,7 +202,7 @@ def _one_position(trial: Trial, field: Field) -> Iterator[Check]:
 
 def _in_training(line: Leak) -> Iterator[Check]:
     """Yield a finding if an output that sees no later position sees some in training."""
-    trial, name = line.trial, line.field.name
+    trial, name = line.trial, line.field.place
     after = trial.probed_in_training.get(line.field.place)
     if after is None:
         return

@@ -150,7 +150,7 @@ def claim_of(leak: Leak) -> str:
     decodes = predicts_own_tokens(leak.trial, leak.field, leak.output) and _has_memory(leak)
     if decodes and not _DENIES_IT.search(graph.name):
         return (
-            f"it decodes: it has a score for each token of {leak.field.name!r}, and takes another "
+            f"it decodes: it has a score for each token of {leak.field.place!r}, and takes another "
             "sequence besides"
         )
     return ""

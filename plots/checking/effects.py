@@ -95,14 +95,14 @@ def _without_effect(
 ) -> Check:
     """Return a finding about an input, with the calls at which its effect ends."""
     text = (
-        f"An input without effect: no output changes with {field.name!r}, in two other batches of "
+        f"An input without effect: no output changes with {field.place!r}, in two other batches of "
         f"random numbers. Its effect ends at {named(trial.graph, ends, 3)}, as where a norm over "
         "positions takes away what is the same at all of them, or a tensor is subtracted from "
         "itself."
     )
     inputs = trial.as_model_takes(trial.base), trial.as_model_takes(changed)
-    shows = f"With other numbers for {field.name!r}, no output moves."
+    shows = f"With other numbers for {field.place!r}, no output moves."
     exact = not trial.weights
-    witness = Witness(*inputs, f"Changing {field.name!r}", 0, (), 0.0, exact=exact, shows=shows)
+    witness = Witness(*inputs, f"Changing {field.place!r}", 0, (), 0.0, exact=exact, shows=shows)
     note = Note("finding", (field.place, *ends), text, _INSTANCE_NORM)
     return Check("effects", "none", note, witness)

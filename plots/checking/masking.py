@@ -93,7 +93,7 @@ def _masking_layers(trial: Trial) -> Iterator[Check]:
         has_positions = given.ndim == 3 and given.shape[1] in {f.shape[1] for f in fields}
         if not has_positions or (given == value).all(axis=-1).any():
             continue
-        names = " and ".join(repr(field.name) for field in fields)
+        names = " and ".join(repr(field.place) for field in fields)
         text = (
             f"A mask that hides nothing: where {names} is {value:g}, "
             f"{named(trial.graph, [edges[0].source])} returns other numbers, so "

@@ -120,7 +120,7 @@ def _of_constants(trial: Trial) -> Iterator[Check]:
         array = trial.base[field.place]
         same = array.mean(axis=tuple(range(1, array.ndim - 1)), keepdims=True)
         changed = np.broadcast_to(same, array.shape).astype(array.dtype)
-        what = f"Numbers of {field.name!r} that are the same at all positions"
+        what = f"Numbers of {field.place!r} that are the same at all positions"
         why = "such as a division by a standard deviation of 0. Add a small number to what divides"
         yield from _not_a_number(trial, field, changed, what, why, _CONSTANT)
 
@@ -136,7 +136,7 @@ def _of_padding_in_front(trial: Trial) -> Iterator[Check]:
             continue
         array = trial.base[field.place].copy()
         array[:, : max(field.shape[1] // 4, 1)] = field.padding
-        what = f"Positions of padding in front of {field.name!r}"
+        what = f"Positions of padding in front of {field.place!r}"
         why = (
             "as a softmax of a row of minus infinity does. Hide keys with a large finite number, "
             "such as -1e9, or let each position see itself"

@@ -75,15 +75,15 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     if _differs(trial, outputs, permuted, order, _ROUNDING) or _differs(
         trial, outputs, permuted, order, _ROUNDING_OF_LARGE, [*_large_weights(trial)]
     ):
-        yield said("order", "known", f"the order of {field.name!r} matters")
+        yield said("order", "known", f"the order of {field.place!r} matters")
         return
     attentions = attentions_with_masks(trial.graph)[0]
     attends = [
         a.id for a in attentions if trial.flow.depends(a.id, on=field.place) or a.id == field.place
     ]
-    what = f"Permuting the positions of {field.name!r} permutes the outputs alike, or changes none"
+    what = f"Permuting the positions of {field.place!r} permutes the outputs alike, or changes none"
     if not attends:
-        yield said("order", "unknown", f"the order of {field.name!r} does not matter")
+        yield said("order", "unknown", f"the order of {field.place!r} does not matter")
         return
     constant = _constant_vectors(trial)
     why = ""
@@ -95,7 +95,7 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
         f"{what}{although}: the model knows no position, and reads a sequence as a set.{why} "
         f"{_NEEDS.get(field.kind, _NEEDS_OF_SERIES)}"
     )
-    change = f"Permuting {field.name!r} by {order.tolist()}"
+    change = f"Permuting {field.place!r} by {order.tolist()}"
     shows = f"{change} permutes every output alike, or leaves it as it is."
     is_sequence = claims and field.kind == "ids"
     note = Note("finding" if is_sequence else "remark", tuple(constant or attends), text, _ORDER)
@@ -122,7 +122,7 @@ def _order_of_patches(trial: Trial, field: Field) -> Iterator[Check]:
             trial, outputs, permuted, order, _ROUNDING_OF_LARGE, [*_large_weights(trial)]
         ):
             continue
-        change = f"Permuting the patches of {side} x {side} pixels of {field.name!r}"
+        change = f"Permuting the patches of {side} x {side} pixels of {field.place!r}"
         text = (
             f"{change} permutes the outputs alike, or changes none: the model knows no position, "
             "and sees an image as a set of patches. Add positions to the patches, as ViT does."

@@ -87,7 +87,7 @@ def check_padding(trial: Trial) -> Iterator[Check]:
 
 def _check(padded: Padded) -> Iterator[Check]:
     found = _what_stands_there(padded) or _how_much(padded)
-    name = padded.field.name
+    name = padded.field.place
     if found:
         yield found
         return
@@ -127,7 +127,7 @@ def _what_stands_there(padded: Padded) -> Check | None:
         any(word in node.class_name for word in _MEANT) and not is_attention(node) for node in nodes
     )
     text = (
-        f"Padding of {padded.field.name!r} changes the output at real positions, although the "
+        f"Padding of {padded.field.place!r} changes the output at real positions, although the "
         f"model {_how_it_masks(padded)}. It comes in at {named(graph, places, 3)}, which has no "
         "padding mask, or not that of these positions: the same sequence has another result in a "
         "longer batch."
@@ -135,7 +135,7 @@ def _what_stands_there(padded: Padded) -> Check | None:
     note = Note("remark" if is_meant else "finding", tuple(places), text, MASKING)
     is_inside = after.inputs is before.inputs
     what = "Other vectors" if is_inside else "Other values"
-    change = f"{what} for the padded positions of {padded.field.name!r}"
+    change = f"{what} for the padded positions of {padded.field.place!r}"
     place = graph.outputs[wrong[0]]
     shape = before.values[place].shape
     where = None
@@ -170,12 +170,12 @@ def _how_much(padded: Padded) -> Check | None:
         return None
     places = by_attention(trial.graph, trial.first_crossings(differs))
     text = (
-        f"More padding of {padded.field.name!r} changes the output at real positions, although the "
-        f"model {_how_it_masks(padded)}. It comes in at {named(trial.graph, places, 3)}, which "
+        f"More padding of {padded.field.place!r} changes the output at real positions, although "
+        f"the model {_how_it_masks(padded)}. It comes in at {named(trial.graph, places, 3)}, which "
         "counts padded positions: the same sequence has another result in a longer batch."
     )
     pads = padded.length - int(padded.real[-1].sum())
-    change = f"Padding {padded.field.name!r} with {pads} more positions"
+    change = f"Padding {padded.field.place!r} with {pads} more positions"
     is_inside = not (padded.field.is_free or padded.field.kind == "texts")  # it takes one length
     witness = witness_of(
         trial, shorter, padded.run, wrong[0], change, _rows_of(padded), is_inside=is_inside
@@ -430,12 +430,12 @@ def _masks_of(trial: Trial, field: Field) -> Sequence[Field]:
     padded = [f for f in trial.probed_fields if f.shape[:2] == field.shape[:2]]
     masks = {}
     for mask in fields:
-        is_mask = mask.is_mask or mask.dtype == "bool" or "mask" in mask.name.lower()
+        is_mask = mask.is_mask or mask.dtype == "bool" or "mask" in mask.place.lower()
         is_used = mask.is_mask or field.kind == "ids" or _hides(trial, mask)
         if mask.kind == "other" and is_mask and is_used and mask.shape == field.shape[:2]:
-            common = {f.name: _in_common(mask.name, f.name) for f in padded}
-            if common[field.name] == max(common.values()):  # of another sequence otherwise
-                masks[mask.name] = mask, common[field.name]
+            common = {f.place: _in_common(mask.place, f.place) for f in padded}
+            if common[field.place] == max(common.values()):  # of another sequence otherwise
+                masks[mask.place] = mask, common[field.place]
     most = max((size for _, size in masks.values()), default=0)
     if len(masks) > 1 and not most:
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,8 +38,7 @@ class Field:
     """One input of a model.
 
     Attributes:
-        place: Id of its call.
-        name: Its name.
+        place: Id of its call, which is its name.
         shape: Shape of a batch.
         dtype: Its dtype.
         kind: "ids" that are looked up in a table, "floats", "integers" that are quantities, such as
@@ -56,7 +56,6 @@ class Field:
     """
 
     place: str
-    name: str
     shape: tuple[int, ...]
     dtype: str
     kind: Literal["ids", "floats", "integers", "texts", "other"]
@@ -321,32 +320,30 @@ def _field(
     paddings = [value for taker in takers for value in padding_of(graph.node(taker))]
     paddings += [0] * any(_hides_zero(layers.get(taker)) for taker in takers)
     paddings = [value for value in paddings if isinstance(value, int | float)]
-    common = {"place": node_id, "name": tensor.name, "shape": (), "dtype": dtype}
+    field = partial(Field, node_id, (), dtype)
     if dtype == "string":
         if keras.backend.backend() != "tensorflow":
             raise ValueError(
-                f"the input {tensor.name!r} holds texts, which Keras computes on TensorFlow only: "
+                f"the input {node_id!r} holds texts, which Keras computes on TensorFlow only: "
                 "set KERAS_BACKEND=tensorflow"
             )
-        return Field(**common, kind="texts")
+        return field(kind="texts")
     if ids:
         padding = int(paddings[0]) if paddings else None
-        return Field(**common, kind="ids", ids=_without(ids, padding), padding=padding)
+        return field(kind="ids", ids=_without(ids, padding), padding=padding)
     if not any(word in dtype for word in ("int", "bool", "float")):
-        raise ValueError(
-            f"the input {tensor.name!r} has the dtype {dtype}, so it cannot be checked"
-        )
+        raise ValueError(f"the input {node_id!r} has the dtype {dtype}, so it cannot be checked")
     masked = [graph.node(taker).config.get("mask_value") for taker in takers]
     masked = [value for value in masked if isinstance(value, int | float)]
     if masked and "float" in dtype:
-        return Field(**common, kind="floats", padding=masked[0])
+        return field(kind="floats", padding=masked[0])
     is_image = len(tensor.shape) > 3 and tensor.shape[-1] in (1, 3, 4)  # masks have other sizes
     if "int" in dtype and (dtype == "uint8" or is_image):
-        return Field(**common, kind="integers")
+        return field(kind="integers")
     has_positions = len(tensor.shape) == 2 and tensor.shape[1] != 1
     is_mask = node_id in inputs_of_masks(graph) and has_positions
     has_floats = "float" in dtype and not (is_mask or _is_named_mask(tensor))
-    return Field(**common, kind="floats" if has_floats else "other", is_mask=is_mask)
+    return field(kind="floats" if has_floats else "other", is_mask=is_mask)
 
 
 def _is_named_mask(tensor: Any) -> bool:
