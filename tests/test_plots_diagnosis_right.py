@@ -168,6 +168,16 @@ def test_inputs_without_names_have_those_of_the_graph():
     assert not any("keras_tensor" in text for text in texts)
 
 
+def test_a_skip_path_around_a_shortened_stack_is_no_sublayer():
+    tokens = keras.Input((T // 4 * 4,), dtype="int32")
+    x = pre(pre(layers.Embedding(TOKENS, D)(tokens), causal), ffn)
+    short = layers.AveragePooling1D(4)(layers.ZeroPadding1D((3, 0))(x)[:, :-3])
+    x = x + layers.UpSampling1D(4)(pre(pre(short, causal), ffn))
+    x = norm(pre(pre(x, causal), ffn))
+    text = plots.diagnosis_text(plots.read_graph(keras.Model(tokens, layers.Dense(TOKENS)(x))))
+    assert text.startswith("Pre-norm Transformer decoder")
+
+
 def test_attention_between_samples_is_a_remark():
     x = keras.Input((6, D))
     y = ops.reshape(norm(x), (1, -1, 6 * D))

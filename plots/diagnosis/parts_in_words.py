@@ -34,6 +34,10 @@ def paths_in_words(paths: Sequence[SkipPath]) -> str:
 
 def norms_in_words(graph: Graph, paths: Sequence[SkipPath]) -> str:
     """Return how sublayers are normalised, without paths inside of one, such as an adapter's."""
+    ends = {path.target for path in paths}
+    # One around a whole stack, as in the Hourglass Transformer, is no sublayer.
+    around = [p for p in paths if p.placement == "none" and not ends.isdisjoint(p.bypassed)]
+    paths = [path for path in paths if path not in around] or paths
     inside = {node_id for path in paths for node_id in path.bypassed}
     outer = [path for path in paths if path.target not in inside]
     if not outer:
