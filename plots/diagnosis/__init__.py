@@ -79,19 +79,30 @@ def diagnose(graph: Graph) -> Graph:
     Raises:
         ValueError: if it has none and is folded.
     """
-    if any(note.kind == "description" for note in graph.notes):
+    if _is_diagnosed(graph):
         return graph
-    graph.check_whole("diagnose first, then fold")
-    calls = without_unused_weights(graph)
-    marked = replace(calls, skip_paths=graph.skip_paths or skip_paths(calls))
+    marked = _with_skip_paths(graph)
     described = Note("description", (), description_of(marked))
     return replace(graph, notes=(*graph.notes, described, *notes_of_all_rules(marked)))
+
+
+def _is_diagnosed(graph: Graph) -> bool:
+    return any(note.kind == "description" for note in graph.notes)
+
+
+def _with_skip_paths(graph: Graph) -> Graph:
+    graph.check_whole("diagnose first, then fold")
+    calls = without_unused_weights(graph)
+    return replace(calls, skip_paths=graph.skip_paths or skip_paths(calls))
 
 
 @takes_models
 def findings(graph: Graph) -> tuple[Note, ...]:
     """Return the mistakes in a graph, each with its places, the reason, and a reference."""
-    return tuple(note for note in diagnose(graph).notes if note.kind == "finding")
+    notes = graph.notes
+    if not _is_diagnosed(graph):
+        notes = (*notes, *notes_of_all_rules(_with_skip_paths(graph)))
+    return tuple(note for note in notes if note.kind == "finding")
 
 
 @takes_models

@@ -78,7 +78,8 @@ def _is_rest(flow: Reachability, rest: Value, gate: Value) -> bool:
 def shares_of_another_axis(graph: Graph) -> Iterator[Note]:
     """Outputs are added up by weights whose softmax is over another axis."""
     places: dict[str, list[str]] = {}
-    for node in graph.nodes:
+    has_products = any(node.is_a({"Multiply"}) for node in graph.nodes)
+    for node in graph.nodes if has_products else ():
         if not is_additive_merge(node):
             continue
         terms = [graph.node(i) for i, _ in terms_of(graph, node)]

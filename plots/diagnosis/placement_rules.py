@@ -183,9 +183,11 @@ def _is_normed_at_its_end(graph: Graph, stream: Stream) -> bool:
 @diagnosis_rule("head_before_the_final_norm")
 def head_before_the_final_norm(graph: Graph) -> Iterator[Note]:
     """A head takes the end of a pre-norm stream, which is normalised for other outputs only."""
+    places = {place for place, _ in graph.outputs}
+    if len(places) < 2:
+        return
     reached = reachability(graph)
     up_to_norms = Reachability(graph, stop=lambda n: normalises(graph, n) or is_closed(n))
-    places = {place for place, _ in graph.outputs}
     for stream in residual_streams(graph):
         end = stream.paths[-1].target
         if _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
@@ -218,7 +220,8 @@ def no_norm(graph: Graph) -> Iterator[Note]:
     identities = past_identities(graph)
     for stream in residual_streams(graph):
         merges = [path.target for path in stream.paths]
-        is_deep = len(attended & stream.bypassed) > 1
+        if len(attended & stream.bypassed) < 2:
+            continue
         has_norm = any(normalises(graph, graph.node(place)) for place in stream.bypassed)
         has_norm = has_norm or meets_a_norm(graph, *merges)
         # A learned factor at the end of the branch (ReZero, LayerScale) is there instead of a norm,
@@ -228,7 +231,7 @@ def no_norm(graph: Graph) -> Iterator[Note]:
         has_factor = any(n.parameters and is_identity_like(n) for n in branches)
         ends = [end for path in stream.paths for end in _last_calls(identities, path)]
         is_bare = not (has_norm or has_gate or has_factor) and all(map(is_sublayer_part, ends))
-        if is_deep and is_bare:
+        if is_bare:
             yield finding(
                 merges,
                 f"No norm on a residual stream of {counted(len(merges), 'sublayer')}, merged at "

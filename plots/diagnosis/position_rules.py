@@ -192,6 +192,8 @@ def positions_again(graph: Graph) -> Iterator[Note]:
 def positions_too_late(graph: Graph) -> Iterator[Note]:
     """Positions are added to what the last attention returns, where nothing mixes positions."""
     attentions = attentions_with_masks(graph)[0]
+    if not attentions:
+        return
     flow = data_flow(graph)
     tables = Tables(graph, flow)
     merges = [node.id for node in graph.nodes if is_additive_merge(node) and tables.added_by(node)]
@@ -217,6 +219,8 @@ def positions_too_late(graph: Graph) -> Iterator[Note]:
 def positions_of_one_sequence(graph: Graph) -> Iterator[Note]:
     """Positions are added to one sequence of tokens that attends, and not to another one."""
     attentions = attentions_with_masks(graph)[0]
+    if not attentions:
+        return
     flow = position_flow(graph, attentions)
     if not {*kinds_of_positions(graph, attentions)} <= _ADDED:
         return

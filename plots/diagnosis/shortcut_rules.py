@@ -63,6 +63,8 @@ def shortcut_of_the_first_block(graph: Graph) -> Iterator[Note]:
     """All sublayers in series add the same early tensor, so that no skip path leads past them."""
     flow = data_flow(graph)
     attended = {attention.output for attention in attentions_with_masks(graph)[0]}
+    if not attended:
+        return
     merges: dict[tuple[str, int], list[tuple[str, str]]] = {}  # shortcut -> (merge, its branch)
     for node, edges in sums_of_two(graph):
         for shortcut, branch in (edges, edges[::-1]):

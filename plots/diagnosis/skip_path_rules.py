@@ -76,6 +76,8 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
             if is_before and (attention.is_self or follows):
                 lacking.add(attention.id)
         lacking.update(_feedforward_before(graph, flow, stream, merges))
+    if lacking <= bypassed:
+        return
     along = position_flow(graph, attentions)
     around_them = {i for i in lacking - bypassed if has_way_around(graph, along, i)}
     places = sorted(lacking - bypassed - around_them, key=graph.index.__getitem__)

@@ -21,6 +21,8 @@ def token_that_no_head_reads(graph: Graph) -> Iterator[Note]:
     """A class token is joined at one end of a sequence, and the outputs read the other end."""
     flow = data_flow(graph)
     attentions = attentions_with_masks(graph)[0]
+    if not attentions:
+        return
     tokens = {n.id: end for n in graph.nodes if (end := _end_of_token(graph, flow, n)) is not None}
     steps = {node.id: step for node in graph.nodes if (step := step_of(node)) in (0, -1)}
     until_read = data_flow(graph, stop=lambda node: node.id in steps)
