@@ -53,7 +53,9 @@ def add_training_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     sub = command("compare", compare, text, example, quiet=True)
     text = "default: pre- and post-norm, learned and sinusoidal positions"
     complete_with(sub.add_argument("variants", nargs="*", help=text), builders.list_variants)
-    text = "folder of the results and the models; an interrupted comparison resumes"
+    text = (
+        "folder of the results and the models; the same comparison resumes, also with more settings"
+    )
     sub.add_argument("--to", default="out/comparison", metavar="FOLDER", help=text)
     add_flag(sub, "--overwrite", "replace another comparison in the folder")
     add_data_options(sub)
