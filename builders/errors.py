@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -77,8 +78,8 @@ def unknown_name(what: str, given: Any, allowed: Iterable[str], listed_by: str =
     *others, last = similar or [""]
     hint = f" (did you mean {', '.join(others)}{' or ' if others else ''}{last}?)" * bool(similar)
     if listed_by and len(names) > MOST_LISTED:
-        return f"unknown {what} {given!r}{hint}; {listed_by} lists all {len(names)}"
-    return f"unknown {what} {given!r}{hint}; allowed: {', '.join(names)}"
+        return f"unknown {what} {shown_value(given)}{hint}; {listed_by} lists all {len(names)}"
+    return f"unknown {what} {shown_value(given)}{hint}; allowed: {', '.join(names)}"
 
 
 def similar_names(given: Any, allowed: Iterable[str]) -> Sequence[str]:
@@ -128,7 +129,8 @@ def names_similar_fields(what: str, listed_by: str = "") -> Callable[[type[Class
 
 
 def _letters_and_digits(name: Any) -> str:
-    return re.sub(r"[\W_]", "", str(name).lower())
+    text = name if isinstance(name, str) else shown_value(name)
+    return re.sub(r"[\W_]", "", text.lower())
 
 
 def require(spec: Any, name: str, holds: bool, allowed: str, advice: str = "") -> None:
@@ -139,4 +141,16 @@ def require(spec: Any, name: str, holds: bool, allowed: str, advice: str = "") -
 
 def invalid_value(name: str, value: Any, allowed: str, advice: str = "") -> ValueError:
     """Return the error for an invalid value, with the allowed values and a remedy."""
-    return ValueError(f"{name}={value!r}: must be {allowed}" + (f"; {advice}" if advice else ""))
+    shown = f"{name}={shown_value(value)}: must be {allowed}"
+    return ValueError(shown + (f"; {advice}" if advice else ""))
+
+
+def shown_value(value: Any) -> str:
+    """Return a value as in Python, and an int as 1e+5000 if it has more digits than Python writes.
+
+    Those are 4,300, or 640 and more as the variable PYTHONINTMAXSTRDIGITS says.
+    """
+    if not isinstance(value, int) or abs(value) < 10**639:
+        return repr(value)
+    exponent = math.floor(math.log10(abs(value)))
+    return f"{'-' * (value < 0)}{10 ** (math.log10(abs(value)) - exponent):.3g}e+{exponent}"

@@ -223,6 +223,7 @@ def _train(
     from functional_models.loading import new_text_model, sized_for
     from functional_models.studies.samples import usage_command
     from functional_models.tokenizer_training import shared_tokenizer
+    from functional_models.training_sizes import check_training_sizes
 
     _set_dtype(options)
     size, shown = _vocabulary_size(options), not options.quiet
@@ -231,8 +232,10 @@ def _train(
     tokenizer = shared_tokenizer(
         corpus, options.tokenizer, size, sides=texts, progress=shown, **special
     )
+    spec = sized_for(spec, tokenizer, changes)
+    check_training_sizes(spec, tokenizer, corpus, recipe)
     keras.utils.set_random_seed(recipe.seed)
-    model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
+    model = new_text_model(spec, tokenizer)
     if corpus.test:
         _check_test(model, corpus.test)  # now, not after the training
     if not options.sample:

@@ -105,7 +105,10 @@ BAD = [
     (["inspect", "/dev/zero"], "/dev/zero is not a model"),
     (["inspect", "gpt1", "--set", "num_layers=99999999999"], "a positive int of at most 10,000"),
     (["inspect", "gpt1", "--set", "dropout=" + "[" * 9999], "dropout='[[[["),
-    ([*TRAIN, "--data", "{text.txt}", "--batch-size", "99999999999"], "reduce batch_size"),
+    ([*TRAIN, "--data", "{text.txt}", "--batch-size", "2147483647"], "reduce batch_size"),
+    ([*TRAIN, "--data", "{text.txt}", "--batch-size", "99999999999"], "must be at most 2,147,483"),
+    ([*TRAIN, "--data", "{text.txt}", "--steps", "9" * 20], "must be at most 2,147,483,647"),
+    ([*TRAIN, "--data", "{text.txt}", "--set", "num_layers=2.0"], "of at most 10,000; write 2"),
     (
         [*TRAIN, "--data", "{text.txt}", "--set", "hidden_dim=4000000"],
         "weights of at least",

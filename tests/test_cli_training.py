@@ -273,6 +273,31 @@ def test_evaluate_takes_the_stride_of_a_language_model_and_the_bleu_of_a_transla
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "the training text has .* tokens, fewer than a block of 1000003 tokens"),
+        (
+            ["train", "--variant", "bert_base", "--kind", "encoder_only"],
+            "fewer than a block of 1000001 tokens",
+        ),
+        (["compare", "pre_norm_learned"], "fewer than a block of 1000003 tokens"),
+        (["train", "--batch-size", "2147483647"], "do not fit into the memory of this machine"),
+    ],
+)
+def test_sizes_that_cannot_be_trained_are_refused_before_a_model_is_built(
+    files, tmp_path, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.setattr("builders.build", None)
+    length = [] if "--batch-size" in arguments else ["--set", "max_sequence_length=1000003"]
+    kind = [] if "bert_base" in arguments else DECODER
+    to = ["--to", str(tmp_path / "out"), "--data", "{text.txt}"]
+    command, *options = arguments
+    assert run([command, *TINY, *SHORT, *kind, *to, *length, *options], files) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("model", "long"),
     [(DECODER, "a reply of many words " * 5), (["--kind", "encoder_decoder"], "long " * 30)],
 )

@@ -43,6 +43,7 @@ from functional_models.studies.report import REPORT, write_report
 from functional_models.studies.results import Study
 from functional_models.studies.samples import usage_command, write_samples
 from functional_models.studies.settings import Spec, make_settings, match_sizes
+from functional_models.training_sizes import check_training_sizes
 
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
 
@@ -113,8 +114,8 @@ def compare(
 
     Raises:
         ValueError: no specs, equal names, an unknown field, a value that a spec refuses, a spec of
-            another kind than the data or with `prefix_lm`, or data without a held-out part;
-            otherwise as `fit`.
+            another kind than the data or with `prefix_lm`, text shorter than a block of a spec, or
+            data without a held-out part; otherwise as `fit`.
         FileExistsError: the folder holds something else, such as a comparison on other data, or
             with runs that this one lacks.
         Exception: of the first run, if all fail.
@@ -154,6 +155,9 @@ def compare(
     speeds = saved.get("speeds", {})
     if saved:
         check_continues(folder, saved, plan, spent)
+    for setting in plan.settings:
+        sizes = setting.spec, shared.tokenizer, shared.corpus, setting.recipe
+        check_training_sizes(*sizes, elsewhere=executor is not None)
     if spent is not None:
         plan = plan.with_budget(spent, speeds, progress=progress)
     make_folder(folder)
