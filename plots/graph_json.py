@@ -94,7 +94,7 @@ def _checked(kind: type, value: Any, place: str) -> Any:
     raise ValueError(f"{place} must be {_NAMES[kind]}, not {_NAMES[type(value)]}")
 
 
-def _check_size(value: float, place: str, most: float) -> None:
+def _check_size(value: Any, place: str, most: float) -> None:
     if not abs(value) <= most:
         raise ValueError(f"{place} must be a number of at most {most:.2g}")
 
