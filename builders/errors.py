@@ -6,7 +6,8 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, TypeVar
 
 Class = TypeVar("Class")
@@ -102,6 +103,34 @@ def similar_names(given: Any, allowed: Iterable[str]) -> Sequence[str]:
     if not found and len(key) > 2:
         found = [name for name, other in keys.items() if key in other]
     return found[:_MOST_SIMILAR]
+
+
+def unknown_attribute(module: ModuleType, name: str, public: Iterable[str]) -> AttributeError:
+    """Return the error for an attribute that a module does not have, with the similar public name.
+
+    Without one, Python itself looks for a similar attribute when it prints the traceback.
+    """
+    message = f"module {module.__name__!r} has no attribute {name!r}"
+    similar = [] if name.startswith("_") else similar_names(name, public)
+    if similar:
+        return AttributeError(f"{message}; did you mean {similar[0]!r}?")
+    return AttributeError(message, name=name, obj=module)
+
+
+def public_names(module: Mapping[str, Any], public: Iterable[str]) -> list[str]:
+    """Return what `dir` shows of a package: its public names, its modules and what Python adds.
+
+    Args:
+        module: the names of the package, as `globals()`.
+        public: the public names, some of which may not be imported yet.
+    """
+    own = (
+        name
+        for name, value in module.items()
+        if (name.startswith("__") and name.endswith("__"))
+        or (isinstance(value, ModuleType) and value.__name__ == f"{module['__name__']}.{name}")
+    )
+    return sorted({*own, *public})
 
 
 def names_similar_fields(what: str, listed_by: str = "") -> Callable[[type[Class]], type[Class]]:

@@ -257,7 +257,7 @@ def _add_documented_options(
     for name, default in defaults.items():
         choices = [t for t in typing.get_args(types[name]) if t is not NoneType]
         description = descriptions.get(name, "").replace("%", "%%")
-        shown = f"; default: {'off' if default is None else default}"
+        shown = f"; default: { {None: 'off', '': 'none'}.get(default, default) }"
         kind = choices[0] if choices else types[name]
         group.add_argument(
             f"--{name.replace('_', '-')}",

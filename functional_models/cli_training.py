@@ -339,7 +339,8 @@ def write_report_again(options: argparse.Namespace) -> None:
     attempt(CURVES, lambda: write_curves(study))
     print(study)
     if missing := len({run.key for run in study.runs}) - len(study.outcomes):
-        print(f"{missing} runs are not finished; the command that began them goes on with them")
+        unfinished = "1 run is" if missing == 1 else f"{missing} runs are"
+        print(f"{unfinished} not finished; the command that began the study goes on")
     print(f"\nthe report is {write_report(study)}")
 
 

@@ -85,6 +85,31 @@ def test_ctrl_c_says_whether_a_command_has_written(tmp_path, capsys, monkeypatch
     assert ("may be incomplete" in error) == is_written
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *given):
+        if name == "builders.{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["{program}", "variants"]
+from functional_models.__main__ import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("module", ["spec", "quiet"])
+def test_ctrl_c_during_imports_ends_the_program_without_a_traceback(module):
+    code = INTERRUPTED_IMPORT.format(module=module, program="bin/functional-models")
+    done = shell("-c", code)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "\nstopped; nothing was written\n"
+    other = shell("-c", INTERRUPTED_IMPORT.format(module=module, program="bin/another"))
+    assert "KeyboardInterrupt" in other.stderr  # the script that imports the package may handle it
+
+
 @pytest.mark.parametrize("later_error", [None, SystemError])
 def test_ctrl_c_stops_training_even_if_a_library_swallows_it(
     files, tmp_path, monkeypatch, later_error
