@@ -43,6 +43,7 @@ from builders.costs import (
     count_source_cache_bytes,
 )
 from builders.counting import ParameterCounts, count_parameters
+from builders.errors import public_names, unknown_attribute
 from builders.quiet import quiet_tensorflow
 from builders.registry import (
     Variant,
@@ -119,15 +120,13 @@ quiet_tensorflow()
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return public_names(globals(), __all__)
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs Keras only when it is asked for."""
     if name not in _NEEDS_KERAS:
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
-        )
+        raise unknown_attribute(sys.modules[__name__], name, __all__)
     from importlib import import_module
 
     return getattr(import_module(_NEEDS_KERAS[name]), name)

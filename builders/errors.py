@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, TypeVar
 
 Class = TypeVar("Class")
@@ -77,8 +79,8 @@ def unknown_name(what: str, given: Any, allowed: Iterable[str], listed_by: str =
     *others, last = similar or [""]
     hint = f" (did you mean {', '.join(others)}{' or ' if others else ''}{last}?)" * bool(similar)
     if listed_by and len(names) > MOST_LISTED:
-        return f"unknown {what} {given!r}{hint}; {listed_by} lists all {len(names)}"
-    return f"unknown {what} {given!r}{hint}; allowed: {', '.join(names)}"
+        return f"unknown {what} {shown_value(given)}{hint}; {listed_by} lists all {len(names)}"
+    return f"unknown {what} {shown_value(given)}{hint}; allowed: {', '.join(names)}"
 
 
 def similar_names(given: Any, allowed: Iterable[str]) -> Sequence[str]:
@@ -101,6 +103,34 @@ def similar_names(given: Any, allowed: Iterable[str]) -> Sequence[str]:
     if not found and len(key) > 2:
         found = [name for name, other in keys.items() if key in other]
     return found[:_MOST_SIMILAR]
+
+
+def unknown_attribute(module: ModuleType, name: str, public: Iterable[str]) -> AttributeError:
+    """Return the error for an attribute that a module does not have, with the similar public name.
+
+    Without one, Python itself looks for a similar attribute when it prints the traceback.
+    """
+    message = f"module {module.__name__!r} has no attribute {name!r}"
+    similar = [] if name.startswith("_") else similar_names(name, public)
+    if similar:
+        return AttributeError(f"{message}; did you mean {similar[0]!r}?")
+    return AttributeError(message, name=name, obj=module)
+
+
+def public_names(module: Mapping[str, Any], public: Iterable[str]) -> list[str]:
+    """Return what `dir` shows of a package: its public names, its modules and what Python adds.
+
+    Args:
+        module: the names of the package, as `globals()`.
+        public: the public names, some of which may not be imported yet.
+    """
+    own = (
+        name
+        for name, value in module.items()
+        if (name.startswith("__") and name.endswith("__"))
+        or (isinstance(value, ModuleType) and value.__name__ == f"{module['__name__']}.{name}")
+    )
+    return sorted({*own, *public})
 
 
 def names_similar_fields(what: str, listed_by: str = "") -> Callable[[type[Class]], type[Class]]:
@@ -128,7 +158,8 @@ def names_similar_fields(what: str, listed_by: str = "") -> Callable[[type[Class
 
 
 def _letters_and_digits(name: Any) -> str:
-    return re.sub(r"[\W_]", "", str(name).lower())
+    text = name if isinstance(name, str) else shown_value(name)
+    return re.sub(r"[\W_]", "", text.lower())
 
 
 def require(spec: Any, name: str, holds: bool, allowed: str, advice: str = "") -> None:
@@ -139,4 +170,16 @@ def require(spec: Any, name: str, holds: bool, allowed: str, advice: str = "") -
 
 def invalid_value(name: str, value: Any, allowed: str, advice: str = "") -> ValueError:
     """Return the error for an invalid value, with the allowed values and a remedy."""
-    return ValueError(f"{name}={value!r}: must be {allowed}" + (f"; {advice}" if advice else ""))
+    shown = f"{name}={shown_value(value)}: must be {allowed}"
+    return ValueError(shown + (f"; {advice}" if advice else ""))
+
+
+def shown_value(value: Any) -> str:
+    """Return a value as in Python, and an int as 1e+5000 if it has more digits than Python writes.
+
+    Those are 4,300, or 640 and more as the variable PYTHONINTMAXSTRDIGITS says.
+    """
+    if not isinstance(value, int) or abs(value) < 10**639:
+        return repr(value)
+    exponent = math.floor(math.log10(abs(value)))
+    return f"{'-' * (value < 0)}{10 ** (math.log10(abs(value)) - exponent):.3g}e+{exponent}"

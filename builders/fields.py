@@ -68,7 +68,10 @@ def check_value(field: dataclasses.Field[Any], value: Any) -> None:
         or_number = f", or {rule.allowed}" * rule.is_number
         raise ValueError(unknown_name(field.name, value, names) + or_number)
     if not is_name and not rule.accepts(value):
-        raise invalid_value(field.name, value, rule.allowed)
+        # The command line reads 2.0 as it is written, and JSON of other programs has such numbers.
+        is_whole = isinstance(value, float) and value.is_integer() and rule.accepts(int(value))
+        advice = f"write {int(value)}" if is_whole else ""
+        raise invalid_value(field.name, value, rule.allowed, advice)
 
 
 def choice(doc: str, names: tuple[str, ...], default: str) -> Any:

@@ -207,17 +207,23 @@ def build(spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
     """
     spec = as_spec("build", spec, changes)
     if not abstract and variables_are_allocated() and not custom_component(spec):
-        size = 2 if str(keras.config.dtype_policy().variable_dtype).endswith("16") else 4
-        check_memory(
-            size * count_parameters(spec).total,
-            "weights",
-            "reduce the sizes of the spec, or build it with abstract=True",
-        )
+        check_weights(count_parameters(spec).total)
     inputs = symbolic_inputs(spec)
     with without_weights() if abstract else nullcontext():
         outputs = wire(LayerScope(spec), inputs)
     model_class = AbstractModel if abstract else keras.Model
     return model_class(as_input(inputs), outputs, name=spec.kind)
+
+
+def check_weights(parameters: int) -> None:
+    """Check that so many parameters fit into the memory of this machine.
+
+    Raises:
+        ValueError: they do not.
+    """
+    size = 2 if str(keras.config.dtype_policy().variable_dtype).endswith("16") else 4
+    advice = "reduce the sizes of the spec, or build it with abstract=True"
+    check_memory(size * parameters, "weights", advice)
 
 
 def symbolic_inputs(spec: TransformerSpec) -> dict[str, Tensor]:

@@ -221,7 +221,8 @@ def make_spec(values: dict[str, Any]) -> TransformerSpec:
     required = [f.name for f in fields(TransformerSpec) if f.default is dataclasses.MISSING]
     missing = [name for name in required if name not in values]
     if missing:
-        raise ValueError(f"a spec needs {', '.join(missing)} too; given: {', '.join(values)}")
+        given = f"too; given: {', '.join(values)}" if values else "and has no fields"
+        raise ValueError(f"a spec needs {', '.join(missing)} {given}")
     return TransformerSpec(**values)
 
 

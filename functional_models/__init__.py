@@ -14,6 +14,11 @@ Submodules are imported when a name is first used.
 
 from __future__ import annotations
 
+from functional_models.starting import is_program, stop_quietly
+
+if is_program():
+    stop_quietly()
+
 import sys
 import warnings
 from importlib import import_module
@@ -97,7 +102,7 @@ _MODULES = {
 __all__ = list(_MODULES)
 
 for _message in import_own_packages():
-    if sys.argv[:1] == ["-m"]:  # `python -m functional_models`, from the folder of that file
+    if is_program():  # from the folder of that file
         print(f"functional-models: {_message}", file=sys.stderr)
     else:
         warnings.warn(_message, stacklevel=2)
@@ -106,7 +111,9 @@ import_module("builders")  # from here on, TensorFlow is imported without its no
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *PACKAGES})
+    from builders.errors import public_names
+
+    return public_names(globals(), (*__all__, *PACKAGES))
 
 
 def __getattr__(name: str) -> Any:
@@ -114,7 +121,7 @@ def __getattr__(name: str) -> Any:
     if name in PACKAGES:
         return import_module(name)
     if name not in _MODULES:
-        raise AttributeError(
-            f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
-        )
+        from builders.errors import unknown_attribute
+
+        raise unknown_attribute(sys.modules[__name__], name, (*__all__, *PACKAGES))
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

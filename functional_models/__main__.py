@@ -5,15 +5,18 @@ from __future__ import annotations
 import gc
 import sys
 
+from functional_models.starting import STOPPED
+
 
 def run() -> int:
     """Run the command of `sys.argv` and return its exit code."""
     try:
         from functional_models.cli import main
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
+
+        code = main()
+    except KeyboardInterrupt:  # before `main` handles it
+        print(STOPPED, file=sys.stderr)
         return 130
-    code = main()
     # At exit Python would search the half million objects of TensorFlow for cycles, for a second
     # or more, to free memory that the system frees at once. The package itself leaves that to the
     # script that imports it, because a file that a cycle holds open would not be flushed.

@@ -114,6 +114,30 @@ class Batches(ABC):
         """Return a short hash of the data and the batching."""
 
 
+def check_is_long(number: int, block: int, what: str) -> None:
+    """Check that a stream has the tokens of a block and its next token.
+
+    Args:
+        number: of tokens of the stream.
+        block: tokens of a row.
+        what: description of the stream.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    if number > block:
+        return
+    most = number - 1
+    shorter = (
+        f", or a model with shorter blocks: max_sequence_length={most} in its spec "
+        f"(--set max_sequence_length={most}); in Python also fit(..., block={most})"
+    )
+    raise ValueError(
+        f"the {what} has {number} tokens, fewer than a block of {block} tokens and its next "
+        "token; give more text" + shorter * (most > 0)
+    )
+
+
 class TokenBatches(Batches):
     """Packed batches of a stream of tokens, for language models.
 
@@ -143,17 +167,7 @@ class TokenBatches(Batches):
     ) -> None:
         super().__init__(batch_size, seed)
         check_count("block", block)
-        if len(tokens) < block + 1:
-            most = f"{len(tokens) - 1}"
-            raise ValueError(
-                f"the {what} has {len(tokens)} tokens, fewer than a block of {block} tokens and "
-                "its next token; give more text"
-                + (
-                    f", or a model with shorter blocks: max_sequence_length={most} in its spec "
-                    f"(--set max_sequence_length={most}); in Python also fit(..., block={most})"
-                )
-                * (len(tokens) > 1)
-            )
+        check_is_long(len(tokens), block, what)
         self.tokens = tokens
         self.block = self.longest = block
         # One block less than possible, so that the number of blocks does not depend on the offset.

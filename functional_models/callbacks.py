@@ -76,6 +76,11 @@ class Record(keras.callbacks.Callback):
         """The number of finished steps."""
         return self._parts_done // self._parts
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a batch was computed, now or before the run was resumed."""
+        return self._parts_done > 0
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._start, self._steps, self._untimed = time.perf_counter(), 0, 0
 
@@ -145,6 +150,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.path = folder / CHECKPOINT
         self._run = json.loads(json.dumps(run))
         self._record = record
+        self._is_first = False
 
     def start(self, model: keras.Model, *, overwrite: bool = False) -> None:
         """Restore model, optimizer and record from the checkpoint, or write the first one.
@@ -170,10 +176,16 @@ class Checkpoint(keras.callbacks.Callback):
                     raise
         if not all(of_all_processes(restored)):  # none is replaced while others read it
             self.on_epoch_end(0)
+            self._is_first = True
             end = time.monotonic() + _LONGEST_CACHE
             while not (is_first_process() or self.path.exists()) and time.monotonic() < end:
                 time.sleep(1)
             self._is_seen()
+
+    def withdraw(self) -> None:
+        """Delete the first checkpoint of a run that did not begin, so that another one may."""
+        if self._is_first and is_first_process():
+            self.path.unlink(missing_ok=True)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         state = json.dumps({"run": self._run, "rows": self._record.rows})

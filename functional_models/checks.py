@@ -11,6 +11,11 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from builders.errors import invalid_value
+
+LARGEST_COUNT = 2**31 - 1
+"""The most of anything that is counted: Keras and TensorFlow count steps and rows as int32."""
+
 _LONGEST_NAME = 200
 _FILE_NAME = re.compile(
     r"[^\s<>|?*]+\.(txt|text|md|csv|tsv|jsonl?|gz|bz2|xz|zip|html?|xml|py)", re.I
@@ -125,15 +130,17 @@ def check_is_text(data: Any, function: str) -> None:
 
 
 def check_count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:
-    """Check that an option is an integer from `least` to `most`.
+    """Check that an option is an integer from `least` to `most`, by default `LARGEST_COUNT`.
 
     Raises:
         ValueError: it is not.
     """
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_integer or value < least or (most is not None and value > most):
+    is_huge = is_integer and most is None and value > LARGEST_COUNT
+    if not is_integer or is_huge or value < least or (most is not None and value > most):
+        most = LARGEST_COUNT if is_huge else most
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name}={value!r}: must be an integer, {allowed}")
+        raise invalid_value(name, value, f"an integer, {allowed}")
 
 
 def check_real(name: str, value: Any) -> None:
@@ -146,7 +153,7 @@ def check_real(name: str, value: Any) -> None:
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     # Comparisons are False for NaN, and do not overflow for a huge int.
     if not (is_real and -math.inf < value < math.inf and is_allowed(value)):
-        raise ValueError(f"{name}={value!r}: must be {allowed}")
+        raise invalid_value(name, value, allowed)
 
 
 def check_early_stopping(value: Any) -> bool | str:

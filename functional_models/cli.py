@@ -52,6 +52,7 @@ from functional_models.descriptions import (
     variants_table,
 )
 from functional_models.memory import keep_freed_memory
+from functional_models.starting import raise_again
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     warnings.formatwarning = _warning_line
     stop = StopSignals()
+    raise_again()  # until here, Ctrl-C ends the process
     try:
         with stop, discarded_stdout() if options.quiet else nullcontext():
             return options.run(options) or 0

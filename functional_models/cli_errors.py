@@ -25,6 +25,8 @@ def report(error: BaseException, debug: bool = False) -> int:
     if debug or not isinstance(error, Exception):
         raise error
     message = str(error)
+    if isinstance(error, OSError) and error.errno and error.strerror and error.filename:
+        message = f"{error.strerror}: {error.filename!r}"  # without the number of the error
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         message += "; free some space, and run the same command again"
     elif isinstance(error, MemoryError):

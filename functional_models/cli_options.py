@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import math
 import os
 import platform
 import re
@@ -109,7 +110,9 @@ def whole_number(text: str) -> int:
     """Parse a whole number of the command line: 1000, 1_000 or 1e3."""
     value = _parse(text)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+        is_whole = isinstance(value, float) and value.is_integer()
+        advice = f"; write {int(value)}" if is_whole else ""
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number{advice}")
     return value
 
 
@@ -117,8 +120,11 @@ def real_number(text: str) -> float:
     """Parse a number of the command line: 0.1, .1 or 1e-1."""
     value = _parse(text)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return float(value)
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def add_flag(sub: argparse.ArgumentParser, name: str, help: str) -> None:
@@ -145,8 +151,8 @@ def add_spec_options(sub: argparse.ArgumentParser, variant: str | None = None) -
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="change a field of the spec, e.g. --set num_layers=6; may be repeated; `fields` "
-        "lists all",
+        help="change a field of the spec, e.g. --set num_layers=6; whole numbers without a point; "
+        "may be repeated; `fields` lists all",
     )
     complete_with(set_field, lambda: [f"{name}=" for name in _SPEC_FIELDS])
 
@@ -251,7 +257,7 @@ def _add_documented_options(
     for name, default in defaults.items():
         choices = [t for t in typing.get_args(types[name]) if t is not NoneType]
         description = descriptions.get(name, "").replace("%", "%%")
-        shown = f"; default: {'off' if default is None else default}"
+        shown = f"; default: { {None: 'off', '': 'none'}.get(default, default) }"
         kind = choices[0] if choices else types[name]
         group.add_argument(
             f"--{name.replace('_', '-')}",

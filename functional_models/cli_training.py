@@ -53,7 +53,9 @@ def add_training_commands(command: Callable[..., argparse.ArgumentParser]) -> No
     sub = command("compare", compare, text, example, quiet=True)
     text = "default: pre- and post-norm, learned and sinusoidal positions"
     complete_with(sub.add_argument("variants", nargs="*", help=text), builders.list_variants)
-    text = "folder of the results and the models; an interrupted comparison resumes"
+    text = (
+        "folder of the results and the models; the same comparison resumes, also with more settings"
+    )
     sub.add_argument("--to", default="out/comparison", metavar="FOLDER", help=text)
     add_flag(sub, "--overwrite", "replace another comparison in the folder")
     add_data_options(sub)
@@ -221,6 +223,7 @@ def _train(
     from functional_models.loading import new_text_model, sized_for
     from functional_models.studies.samples import usage_command
     from functional_models.tokenizer_training import shared_tokenizer
+    from functional_models.training_sizes import check_training_sizes
 
     _set_dtype(options)
     size, shown = _vocabulary_size(options), not options.quiet
@@ -229,8 +232,10 @@ def _train(
     tokenizer = shared_tokenizer(
         corpus, options.tokenizer, size, sides=texts, progress=shown, **special
     )
+    spec = sized_for(spec, tokenizer, changes)
+    check_training_sizes(spec, tokenizer, corpus, recipe)
     keras.utils.set_random_seed(recipe.seed)
-    model = new_text_model(sized_for(spec, tokenizer, changes), tokenizer)
+    model = new_text_model(spec, tokenizer)
     if corpus.test:
         _check_test(model, corpus.test)  # now, not after the training
     if not options.sample:
@@ -334,7 +339,8 @@ def write_report_again(options: argparse.Namespace) -> None:
     attempt(CURVES, lambda: write_curves(study))
     print(study)
     if missing := len({run.key for run in study.runs}) - len(study.outcomes):
-        print(f"{missing} runs are not finished; the command that began them goes on with them")
+        unfinished = "1 run is" if missing == 1 else f"{missing} runs are"
+        print(f"{unfinished} not finished; the command that began the study goes on")
     print(f"\nthe report is {write_report(study)}")
 
 

@@ -149,7 +149,7 @@ def _replaced_folder(folder: str | Path, *, overwrite: bool) -> Iterator[Path]:
     # A sibling, because a rename works only within one file system.
     target = Path(os.path.realpath(folder))
     parent, prefix = make_folder(target.parent), f".{target.name}.export-"
-    with only_writer(parent, f".{target.name}{LOCK}"):
+    with only_writer(parent, f".{target.name}{LOCK}", what=target):
         for left in parent.glob(f"{glob.escape(prefix)}*"):  # of exports that were killed
             if (left / "old").exists() and not target.exists():
                 os.replace(left / "old", target)

@@ -63,6 +63,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: as `folder_path`, or one of its parents is a file.
+        OSError: the system does not allow it.
     """
     path = folder_path(folder)
     try:
@@ -72,7 +73,15 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
             f"{folder} cannot be made: it, or one of its parents, is a file; give the path of "
             "a folder"
         ) from None
+    except OSError as error:
+        raise _unwritable(folder, error) from None
     return path
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError) -> OSError:
+    from plots.files import unwritable  # the package takes longer to import than this module
+
+    return unwritable(path, error)
 
 
 def check_content(folder: Path, own: tuple[str, ...], *, overwrite: bool = False) -> None:
@@ -107,24 +116,38 @@ def _is_manifest(path: Path) -> bool:
 
 
 @contextmanager
-def only_writer(folder: Path, name: str = LOCK) -> Iterator[None]:
+def only_writer(
+    folder: Path, name: str = LOCK, *, what: str | os.PathLike[str] | None = None
+) -> Iterator[None]:
     """Hold the lock of a folder; the operating system frees it if the process is killed.
 
     Readers need no lock. The lock file names its owner, and is removed at the end.
+
+    Args:
+        folder: the folder of the lock file.
+        name: the name of the lock file.
+        what: what is written, for errors; by default the folder.
 
     Raises:
         BlockingIOError: another process or thread writes the folder; the message names it.
         OSError: the folder is not writable.
     """
     path = folder / name
+    what = folder if what is None else what
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise BlockingIOError(
-            f"{folder} is being written by {_holder(path)}; wait until that ends, or choose "
-            "another folder"
-        ) from None
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            path.open("ab").close()  # fails where no lock file can be made, as in /proc
+            raise BlockingIOError(
+                f"{what} is being written by {_holder(path)}; wait until that ends, or choose "
+                "another folder"
+            ) from None
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise _unwritable(what, error) from None
     try:
         with suppress(OSError):  # such as a full disk: the lock works without it
             started = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -42,6 +42,9 @@ _WORD_MARKS: dict[str, tuple[str, ...]] = {
     "sentence_piece": ("▁",),
 }
 
+_OF_BATCHES = ("sequence_length", "add_bos", "add_eos")
+"""Settings that stay off: padding, start and end are added when batches are made."""
+
 _TRANSIENT = {"name", "trainable", "dtype", "config_file", "vocabulary", "merges", "proto"}
 
 
@@ -155,14 +158,19 @@ class KerasHubTokenizer(Tokenizer):
         vocabulary = dict(manifest["vocabulary"])
         if "proto" in vocabulary:
             vocabulary["proto"] = base64.b64decode(vocabulary["proto"], validate=True)
+        _check_settings(keras_class, manifest["config"])
         keras_tokenizer = keras_class(**manifest["config"], **vocabulary)
         named = {f.name for f in fields(cls)} - {"keras_tokenizer"}
         made = cls(keras_tokenizer=keras_tokenizer, **{name: manifest[name] for name in named})
-        ids = (made.pad_id, *made.target_start, made.end_id, *made.start_ids)
+        ids = (made.pad_id, *made.target_start, *made.input_start, made.end_id, *made.start_ids)
         size = int(keras_tokenizer.vocabulary_size())  # an error without a vocabulary
         is_of_kind = isinstance(keras_tokenizer, keras_classes()[made.kind])
-        if not is_of_kind or size != made.vocabulary_size or not all(0 <= i < size for i in ids):
+        are_ids = all(type(i) is int and 0 <= i < size for i in ids)
+        if not is_of_kind or size != made.vocabulary_size or not are_ids:
             raise ValueError("the kind or the special ids do not fit the vocabulary")
+        if not isinstance(made.lowercase, bool) or not isinstance(made.ends_sources, bool):
+            raise ValueError("lowercase and ends_sources must be true or false")
+        made.decode(made.encode(["a b"]))  # an error now, and not at the first text
         return made
 
     def parts(self) -> dict[str, Any]:
@@ -186,7 +194,7 @@ def wrapped_keras_tokenizer(tokenizer: Any) -> KerasHubTokenizer:
             f"{type(tokenizer).__name__}; train_tokenizer and load_tokenizer return one"
         )
     name = type(tokenizer).__name__
-    for setting in ("sequence_length", "add_bos", "add_eos"):
+    for setting in _OF_BATCHES:
         if getattr(tokenizer, setting, None):
             raise ValueError(
                 f"{name}({setting}={getattr(tokenizer, setting)!r}): padding, start and end are "
@@ -234,12 +242,30 @@ def _vocabulary(keras_tokenizer: Any) -> dict[str, Any]:
     return {n: dict(v) if isinstance(v, dict) else v for n, v in found.items()}
 
 
-def _settings(cls: type) -> list[str]:
-    """Return the names of the constructor arguments of a class and its bases."""
-    found = dict.fromkeys(
-        name for base in cls.__mro__[:-1] for name in inspect.signature(base).parameters
-    )
-    return [name for name in found if name not in _TRANSIENT]
+def _settings(cls: type) -> dict[str, Any]:
+    """Return the constructor arguments of a class and its bases by name, with their defaults."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__[:-1]:
+        for name, argument in inspect.signature(base).parameters.items():
+            found.setdefault(name, argument.default)
+    return {name: default for name, default in found.items() if name not in _TRANSIENT}
+
+
+def _check_settings(cls: type, config: Mapping[str, Any]) -> None:
+    """Check the types of settings, which KerasHub looks at only when it encodes.
+
+    Raises:
+        ValueError: a setting is of another type than its default, or one that stays off is on.
+    """
+    for name, default in _settings(cls).items():
+        value = config.get(name, default)
+        if name in _OF_BATCHES and value is not None and value is not False:
+            raise ValueError(f"{name}={value!r:.80} must be off")
+        if isinstance(default, bool | int | str) and type(value) is not type(default):
+            raise ValueError(f"{name}={value!r:.80} must be of type {type(default).__name__}")
+        texts = value if isinstance(value, list) else [value]
+        if default is None and value is not None and not all(isinstance(t, str) for t in texts):
+            raise ValueError(f"{name}={value!r:.80} must be a text, or a list of texts")
 
 
 def lowercase_pieces(pieces: Iterable[str]) -> Iterator[str]:

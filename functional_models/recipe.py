@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builders.errors import names_similar_fields
+from builders.errors import invalid_value, names_similar_fields
+from functional_models.checks import LARGEST_COUNT
 
 SCHEDULES = ("cosine", "inverse_sqrt", "warmup_stable_decay", "constant")
 
@@ -18,6 +19,9 @@ PACKINGS = ("stream", "documents")
 
 LARGEST_SEED = 2**32 - 1
 """The largest seed that Keras and NumPy take."""
+
+LARGEST_NUMBER = 3e38
+"""Numbers are float32 in a training step."""
 
 
 @names_similar_fields("recipe field")
@@ -80,6 +84,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
+        self._check_values()
+
+    def _check_types(self) -> None:
+        """Check the type of each field, and that its number is one of a training step."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             kind, _, optional = str(field.type).partition(" | ")
@@ -88,9 +97,13 @@ class Recipe:
             # As in Python's own arithmetic an int is a valid float; a bool is neither.
             types: Any = {"int": int, "float": (int, float), "str": str}[kind]
             if isinstance(value, bool) or not isinstance(value, types):
-                raise ValueError(f"{field.name}={value!r}: must be of type {kind}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{field.name}={value!r}: must be finite")
+                raise invalid_value(field.name, value, f"of type {kind}")
+            if kind == "float" and not abs(value) <= LARGEST_NUMBER:  # NaN too
+                raise invalid_value(field.name, value, f"finite, and at most {LARGEST_NUMBER}")
+            if kind == "int" and field.name != "seed" and value > LARGEST_COUNT:
+                raise invalid_value(field.name, value, f"at most {LARGEST_COUNT:,}")
+
+    def _check_values(self) -> None:
         rules: dict[str, tuple[bool, str]] = {
             "steps": (self.steps >= 1, "1 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),
@@ -120,7 +133,7 @@ class Recipe:
         }
         for name, (is_allowed, allowed) in rules.items():
             if not is_allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be {allowed}")
+                raise invalid_value(name, getattr(self, name), allowed)
         if self.ema_decay is not None and self.gradient_accumulation > 1:
             raise ValueError(
                 f"ema_decay={self.ema_decay!r} with gradient_accumulation="

@@ -17,7 +17,7 @@ from functional_models.recipe import LARGEST_SEED
 
 # Options of each sampler.
 _OPTIONS = {
-    "greedy": ("temperature",),
+    "greedy": (),  # the likeliest token is the same at any temperature
     "top_k": ("temperature", "k", "seed"),
     "top_p": ("temperature", "k", "p", "seed"),
     "random": ("temperature", "seed"),
@@ -81,7 +81,7 @@ def make_sampler(
 
     Args:
         sampler: one of `SAMPLERS`, or a `keras_hub.samplers.Sampler`.
-        temperature: divides the logits; above 0.
+        temperature: divides the logits of all samplers but `greedy`; above 0.
         k: number of likeliest tokens to choose from; by default 5 for `top_k` and `contrastive`,
             and all for `top_p`.
         p: total probability of the tokens that `top_p` chooses from, of those that `k` leaves;

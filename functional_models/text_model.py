@@ -15,7 +15,6 @@ import numpy as np
 
 import builders
 import plots
-from builders.memory import check_memory
 from functional_models.checks import check_count
 from functional_models.compiled import to_numpy
 from functional_models.descriptions import spec_line
@@ -365,10 +364,11 @@ class TextModel(ABC):
     ) -> list[Row]:
         """Train the model, or a graph of the same layers from its inputs to logits."""
         from functional_models.training import train
+        from functional_models.training_sizes import check_step_memory
 
         graph = self.model if graph is None else graph
         recipe = recipe.for_width(self.spec.hidden_dim)
-        _check_training_memory(self.spec, self.model, batches, recipe)
+        check_step_memory(self.spec, self.model.count_params(), recipe, batches.longest)
         if folder is None:
             self.history = train(graph, batches, recipe, **options)
             return self.history
@@ -396,25 +396,3 @@ class TextModel(ABC):
             )
             restore_weights(self.model, path)  # the best weights, not always the last
         return self.history
-
-
-def _check_training_memory(
-    spec: builders.TransformerSpec, model: Any, batches: Batches, recipe: Recipe
-) -> None:
-    """Check a lower bound of the memory of a step: features, a chunk of logits, weights."""
-    from functional_models.cross_entropy import CHUNK
-
-    rows = batches.batch_size // recipe.gradient_accumulation
-    tokens = rows * batches.longest
-    # A norm's output, a query, a key, a value and a hidden layer of each block, at the least.
-    features = tokens * spec.num_layers * (4 * spec.hidden_dim + spec.intermediate_dim)
-    logits = min(tokens, CHUNK) * spec.vocabulary_size
-    # Weights and their gradients; moments; sums of gradients; averages.
-    of_weights = 2 + {"adamw": 2, "muon": 1, "lion": 1, "adafactor": 0}[recipe.optimizer]
-    of_weights += (recipe.gradient_accumulation > 1) + (recipe.ema_decay is not None)
-    check_memory(
-        4 * (features + 2 * logits + of_weights * model.count_params()),  # logits have gradients
-        f"the features of {rows:,} sequences of {batches.longest:,} tokens, and weights,",
-        f"reduce batch_size={batches.batch_size:,}, compute it in parts with "
-        "gradient_accumulation, or reduce the sizes of the model",
-    )

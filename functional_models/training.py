@@ -143,6 +143,8 @@ def train(
                 break
     finally:
         bar.close()  # Keras does not call on_train_end after Ctrl-C
+        if checkpoint is not None and not record.has_begun:
+            checkpoint.withdraw()
     averages.keep()
     return record.rows
 

@@ -33,6 +33,11 @@ Importing this package does not import Keras, NumPy, Matplotlib or Graphviz.
 
 from __future__ import annotations
 
+import difflib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from plots.annotations import Note, Overlay, SkipPath
 from plots.axes import axes_of, shapes
 from plots.checking import Check, Witness, check
@@ -150,3 +155,26 @@ __all__ = [
     "to_text",
     "variants_page",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names, the modules, and what Python adds."""
+    own = (
+        name
+        for name, value in globals().items()
+        if (name.startswith("__") and name.endswith("__"))
+        or (isinstance(value, ModuleType) and value.__name__ == f"{__name__}.{name}")
+    )
+    return sorted({*own, *__all__})
+
+
+if not TYPE_CHECKING:  # for which every attribute would exist
+
+    def __getattr__(name: str) -> object:
+        """Raise the error for a missing attribute, with the public name that is similar."""
+        message = f"module {__name__!r} has no attribute {name!r}"
+        public = {other.lower(): other for other in __all__}
+        near = [] if name.startswith("_") else difflib.get_close_matches(name.lower(), public, n=1)
+        if near:
+            raise AttributeError(f"{message}; did you mean {public[near[0]]!r}?")
+        raise AttributeError(message, name=name, obj=sys.modules[__name__])

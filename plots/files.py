@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -44,10 +45,16 @@ def write_whole(
         raise NotADirectoryError(
             f"cannot write {str(path)!r}: one of its folders is a file; give another path"
         ) from None
+    except OSError as error:
+        raise unwritable(path, error) from None
     remove_leftovers(target)
     # In the same folder, because renaming is atomic only within one file system.
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
-    with temporary.open("xb") as held:  # creates it with the permissions of a new file
+    try:
+        held = temporary.open("xb")  # creates it with the permissions of a new file
+    except OSError as error:
+        raise unwritable(path, error) from None
+    with held:
         try:
             _try_lock(held)
             if callable(content):
@@ -63,6 +70,21 @@ def write_whole(
             temporary.unlink(missing_ok=True)
             raise
     return Path(path)
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError) -> OSError:
+    """Return the error for a file or folder that cannot be made, in the words of the system.
+
+    Args:
+        path: What the caller asked for, whatever file the system refused.
+        error: The error of the system. That of a full disk keeps its number.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return type(error)(error.errno, error.strerror, str(path))
+    return type(error)(
+        f"cannot write {str(path)!r}: {error.strerror}; give a path in a folder where you may "
+        "write, or ask for permission"
+    )
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:

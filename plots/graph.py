@@ -35,7 +35,7 @@ _COUNTED = re.compile(r"(?<=\w)#\d+(@\d+)?$")
 
 def bytes_of(dtype: str) -> float:
     """Return the bytes of one number; those of a float32 if the dtype does not name a size."""
-    bits = re.search(r"\d+", dtype)
+    bits = re.search(r"\d{1,4}", dtype)
     if dtype == "bool" or bits is None:
         return 1 if dtype == "bool" else 4
     whole, rest = divmod(int(bits[0]), 8)

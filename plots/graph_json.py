@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -13,6 +15,9 @@ from plots.annotations import WITHOUT, Quantity
 
 _DEEPEST = 100
 """Levels of lists and objects in a configuration."""
+
+_MOST, _LARGEST = 1e30, 1e100
+"""Of counts, also of the elements of a tensor, and of measurements: their products are finite."""
 
 _NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 _NAMES |= {list: "a list", dict: "an object", type(None): "null"}
@@ -83,13 +88,22 @@ def _checked(kind: type, value: Any, place: str) -> Any:
     """Return a value if JSON gives it this type."""
     kinds = (int, float) if kind is float else kind
     if isinstance(value, kinds) and (kind is bool or not isinstance(value, bool)):
+        if kind in (int, float):
+            _check_size(value, place, _MOST if kind is int else _LARGEST)
         return value
     raise ValueError(f"{place} must be {_NAMES[kind]}, not {_NAMES[type(value)]}")
+
+
+def _check_size(value: Any, place: str, most: float) -> None:
+    if not abs(value) <= most:
+        raise ValueError(f"{place} must be a number of at most {most:.2g}")
 
 
 def _check_depth(value: Any, place: str, left: int) -> None:
     if not left:
         raise ValueError(f"{place} is nested more than {_DEEPEST} levels deep")
+    if isinstance(value, int | float):  # a mask may add the smallest float
+        _check_size(value, place, sys.float_info.max)
     for item in value.values() if isinstance(value, dict) else value if type(value) is list else ():
         _check_depth(item, place, left - 1)
 
@@ -98,9 +112,10 @@ def check_graph(graph: Any) -> None:
     """Check that the parts of a `plots.graph.Graph` fit together.
 
     Raises:
-        ValueError: if ids are not unique, if a part refers to an unknown call, output or edge, or
-            if a call comes before one of its sources.
+        ValueError: if ids are not unique, if a size or count is negative, if a part refers to an
+            unknown call, output or edge, or if a call comes before one of its sources.
     """
+    _check_sizes(graph)
     for what, parts in (("calls", graph.nodes), ("edges", graph.edges)):
         twice = [place for place, times in Counter(p.id for p in parts).items() if times > 1]
         if twice:
@@ -131,3 +146,27 @@ def check_graph(graph: Any) -> None:
         unknown = next((place for place in referred if place not in allowed), None)
         if unknown is not None:
             raise ValueError(f"{what} of the graph {graph.name!r} refer to the unknown {unknown!r}")
+
+
+def _check_sizes(graph: Any) -> None:
+    """Check the sizes of tensors, the numbers of weights and those of blocks."""
+    counts: list[tuple[str, float]] = []
+    for part in (graph, *graph.nodes):
+        place = f"the call {part.id!r}" if part is not graph else f"the graph {graph.name!r}"
+        names = ("parameters", "trainable_parameters", "shared_parameters", "weight_bytes")
+        counts += ((f"{name} of {place}", getattr(part, name, 0)) for name in names)
+    tensors = [(f"the edge {edge.id!r}", edge.tensor) for edge in graph.edges]
+    tensors += [(f"the call {node.id!r}", one) for node in graph.nodes for one in node.outputs]
+    for place, tensor in tensors:
+        sizes = [size for size in tensor.shape if size is not None]
+        counts += ((f"the shape of {place}", size) for size in sizes)
+        _check_size(math.prod(sizes), f"the number of elements of {place}", _MOST)
+    counts += (
+        (f"the size of the axis {name!r}", size or 0) for name, size in graph.letters.items()
+    )
+    for what, number in counts:
+        if number < 0:
+            raise ValueError(f"{what} must be 0 or more, given {number}")
+    for name, times in graph.repeats.items():
+        if times < 1:
+            raise ValueError(f"{name!r} stands for {times} blocks, and must for 1 or more")

@@ -30,6 +30,7 @@ def files(tmp_path_factory):
     (folder / "latin.txt").write_bytes("não".encode("latin-1"))
     (folder / "pairs.tsv").write_text("".join(f"{s}\t{t}\n" for s, t in PAIRS))
     (folder / "columns.tsv").write_text("um\tone\ndois\ttwo\t2\n")
+    (folder / "column.tsv").write_text("um\tone\ndois\n")
     (folder / "long.tsv").write_text("".join(f"{c * 12}\t{c * 13}\n" for c in "abc"))
     (folder / "three.pt").write_text("um\ndois\ntrês\n")
     (folder / "two.en").write_text("one\ntwo\n")

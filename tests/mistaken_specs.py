@@ -7,6 +7,8 @@ from typing import Any
 from small_specs import SIZES
 
 BAD_VALUES = [
+    ("num_layers", 3.0, "a positive int of at most 10,000; write 3"),
+    ("hidden_dim", 10**20, "a positive int of at most"),
     ("kind", "decoder", "decoder_only"),
     ("vocabulary_size", 0, "positive int"),
     ("vocabulary_size", None, "positive int"),
@@ -199,6 +201,7 @@ MISSPELLED_NAMES: list[tuple[str, Any, str]] = [
 """(field, value, the name that the error suggests)."""
 
 INVALID_JSON: list[tuple[str, str]] = [
+    ("{}", "and has no fields"),
     ("", "JSON object"),
     ("{", "JSON object"),
     ("[1, 2]", "JSON object.*list"),

@@ -37,6 +37,19 @@ def test_the_first_file_of_a_run_says_which_run_it_is(tmp_path):
     assert (tmp_path / RUN).read_bytes() == before
 
 
+def test_a_run_that_does_not_begin_leaves_no_checkpoint(tmp_path):
+    class Fail(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            assert (tmp_path / RUN).exists()
+            raise RuntimeError("no memory")
+
+    kind = "decoder_only"
+    recipe = {"report_every": 3, "batch_size": 5, "progress": False, "folder": tmp_path}
+    with pytest.raises(RuntimeError, match="no memory"):
+        text_model(kind).fit(corpus(kind), steps=11, callbacks=(Fail(),), **recipe)
+    assert not list(tmp_path.iterdir())
+
+
 def test_overwriting_replaces_another_run_and_resumes_the_same(compiled, tmp_path):
     def start(run, **options):
         checkpoint = Checkpoint(tmp_path, run, Record())

@@ -34,6 +34,10 @@ def test_a_signal_that_is_ignored_stays_ignored(monkeypatch, capsys):
     ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "x"), "'x'; free some space, and run"),
+        (
+            OSError(errno.EPERM, "Operation not permitted", "x"),
+            "models: Operation not permitted: 'x'",
+        ),
         (MemoryError(), "there is not enough memory"),
         (KeyError("a\nb"), "KeyError: 'a\\nb' (this is a fault of functional-models; --debug"),
         (ValueError("two\n lines\x1b[31m \udcff \x00"), "two lines\\x1b[31m \\udcff \\x00"),

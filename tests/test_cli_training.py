@@ -85,6 +85,31 @@ def test_ctrl_c_says_whether_a_command_has_written(tmp_path, capsys, monkeypatch
     assert ("may be incomplete" in error) == is_written
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *given):
+        if name == "builders.{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["{program}", "variants"]
+from functional_models.__main__ import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("module", ["spec", "quiet"])
+def test_ctrl_c_during_imports_ends_the_program_without_a_traceback(module):
+    code = INTERRUPTED_IMPORT.format(module=module, program="bin/functional-models")
+    done = shell("-c", code)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "\nstopped; nothing was written\n"
+    other = shell("-c", INTERRUPTED_IMPORT.format(module=module, program="bin/another"))
+    assert "KeyboardInterrupt" in other.stderr  # the script that imports the package may handle it
+
+
 @pytest.mark.parametrize("later_error", [None, SystemError])
 def test_ctrl_c_stops_training_even_if_a_library_swallows_it(
     files, tmp_path, monkeypatch, later_error
@@ -270,6 +295,31 @@ def test_evaluate_takes_the_stride_of_a_language_model_and_the_bleu_of_a_transla
     assert "--bleu: only a translator has it" in capsys.readouterr().err
     assert run(["evaluate", "{translator}", "--data", "{pairs.tsv}", "--stride", "7"], files) == 2
     assert "--stride: only a language model has it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "the training text has .* tokens, fewer than a block of 1000003 tokens"),
+        (
+            ["train", "--variant", "bert_base", "--kind", "encoder_only"],
+            "fewer than a block of 1000001 tokens",
+        ),
+        (["compare", "pre_norm_learned"], "fewer than a block of 1000003 tokens"),
+        (["train", "--batch-size", "2147483647"], "do not fit into the memory of this machine"),
+    ],
+)
+def test_sizes_that_cannot_be_trained_are_refused_before_a_model_is_built(
+    files, tmp_path, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.setattr("builders.build", None)
+    length = [] if "--batch-size" in arguments else ["--set", "max_sequence_length=1000003"]
+    kind = [] if "bert_base" in arguments else DECODER
+    to = ["--to", str(tmp_path / "out"), "--data", "{text.txt}"]
+    command, *options = arguments
+    assert run([command, *TINY, *SHORT, *kind, *to, *length, *options], files) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

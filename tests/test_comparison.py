@@ -59,7 +59,7 @@ def run_folders(folder):
 
 
 @pytest.mark.slow  # three comparisons, each of which trains
-def test_a_comparison_writes_all_files_and_retrains_only_changed_variants(
+def test_a_comparison_writes_all_files_and_trains_only_added_variants(
     tmp_path, fitted, monkeypatch
 ):
     study = run(tmp_path)
@@ -91,15 +91,14 @@ def test_a_comparison_writes_all_files_and_retrains_only_changed_variants(
     assert fm.load_study(tmp_path).results == study.results
     assert fitted == []
 
-    changed = {**SPECS, "post": SPECS["post"].replace(activation="relu")}
-    again = run(tmp_path, changed)
+    relu = SPECS["post"].replace(activation="relu")
+    with pytest.raises(FileExistsError, match="post has activation='gelu' there and 'relu' here"):
+        run(tmp_path, {**SPECS, "post": relu})
+    assert json.loads((tmp_path / "results.json").read_text())["results"] == study.results
+    more = run(tmp_path, {**SPECS, "relu": relu})
     assert fitted == ["post"]
-    assert again.results[0] == study.results[0]
-    assert again.results[1]["loss"] != study.results[1]["loss"]
-    # The earlier run is still there.
-    fitted.clear()
-    assert run(tmp_path).results == study.results
-    assert fitted == []
+    assert more.results[:2] == study.results
+    assert more.results[2]["loss"] != study.results[1]["loss"]
 
 
 @pytest.mark.slow
@@ -223,6 +222,42 @@ def test_settings_and_seeds_may_be_added(tmp_path, quick, monkeypatch):
     assert len(study.outcomes) == len([*(tmp_path / "runs").iterdir()]) == 6
 
 
+@pytest.mark.parametrize(
+    ("specs", "options", "difference"),
+    [
+        ({"pre": PRE}, {}, "it has post, which is not in this one"),
+        ({**SPECS, "pre": PRE.replace(num_layers=3)}, {}, "pre has num_layers=1 there and 3 here"),
+        (SPECS, {"recipe": dataclasses.replace(RECIPE, steps=3)}, "steps=2 there and 3 here"),
+        (SPECS, {"budget": "3 seconds"}, "pre has steps=2 there and a time limit here"),
+        (SPECS, {"learning_rates": [0.1, 0.2]}, "it has pre, post, which are not in this one"),
+        (SPECS, {"seeds": [0, 2]}, "it has seed 1, which is not in this one"),
+    ],
+)
+def test_a_comparison_without_runs_of_the_one_before_needs_permission(
+    tmp_path, quick, monkeypatch, specs, options, difference
+):
+    monkeypatch.setattr(comparison, "_write", lambda *given: None)
+    run(tmp_path, seeds=2)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr("functional_models.studies.planning.measure_speed", None)  # trains
+    given = {"seeds": 2, **options}
+    with pytest.raises(FileExistsError, match=re.escape(difference) + r".*overwrite=True"):
+        run(tmp_path, specs, **given)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_comparison_of_which_no_run_has_begun_is_replaced(tmp_path, monkeypatch):
+    def stop(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "write_diagrams", lambda *given: None)
+    monkeypatch.setattr(comparison, "perform_runs", stop)
+    for specs in (SPECS, {"pre": PRE}):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, specs)
+    assert [setting.name for setting in fm.load_study(tmp_path).settings] == ["pre"]
+
+
 @pytest.mark.parametrize("name", ["results.json", "runs", "best", "model.json"])
 def test_files_of_other_origin_are_not_replaced(tmp_path, fitted, name):
     (tmp_path / name).write_text("mine")
@@ -251,10 +286,13 @@ def test_the_precision_is_part_of_a_run(tmp_path, quick, monkeypatch):
     run(tmp_path, {"pre": PRE})
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        run(tmp_path, {"pre": PRE})
+        with pytest.raises(FileExistsError, match="precision is float32, and that of this one mix"):
+            run(tmp_path, {"pre": PRE})
+        run(tmp_path, {"pre": PRE}, overwrite=True)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert len([*(tmp_path / "runs").iterdir()]) == 2
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert {run.folder for run in fm.load_study(tmp_path).runs} == {folder.name}
 
 
 def test_a_corpus_without_held_out_text_raises(tmp_path):

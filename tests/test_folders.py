@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +124,21 @@ def test_only_what_a_writer_replaces_may_be_overwritten(tmp_path, overwrite):
             assert name in str(caught.value)
             assert "overwrite" not in str(caught.value)
         (tmp_path / name).unlink()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+def test_a_folder_that_takes_no_files_is_not_said_to_be_written_by_another_process():
+    with (
+        pytest.raises(OSError, match=r"^cannot write '/proc': ") as caught,
+        only_writer(Path("/proc")),
+    ):
+        pass
+    assert not isinstance(caught.value, BlockingIOError)
+    to = Path("/proc/model")
+    with pytest.raises(OSError, match=r"^cannot write '/proc/model': .* give a path in a folder"):
+        make_folder(to)
+    with (
+        pytest.raises(OSError, match=r"^cannot write '/proc/model': "),
+        only_writer(to.parent, ".model.lock", what=to),
+    ):
+        pass

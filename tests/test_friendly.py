@@ -36,7 +36,35 @@ def test_every_public_name_completes_exists_and_is_documented(package):
         assert re.search(rf"^ +(class )?{name}\b", text, re.M), name
 
 
-@pytest.mark.parametrize("package", [fm, builders])
+@pytest.mark.parametrize("package", [fm, builders, plots])
+def test_only_public_names_and_modules_complete(package):
+    others = {name for name in dir(package) if not name.startswith("__")} - set(package.__all__)
+    for name in others:
+        assert getattr(package, name).__name__ in (name, f"{package.__name__}.{name}")
+    assert {"__doc__", "__name__", *package.__all__} <= set(dir(package))
+    assert others.isdisjoint({"Any", "TYPE_CHECKING", "sys", "import_module", "ModuleType"})
+
+
+@pytest.mark.parametrize(
+    ("package", "given", "meant"),
+    [
+        (fm, "CausalLm", "CausalLM"),
+        (fm, "load_tokeniser", "load_tokenizer"),
+        (fm, "plot", "plots"),
+        (builders, "build_decoder", "build_decoder_only"),
+        (builders, "transformer_spec", "TransformerSpec"),
+        (plots, "drow", "draw"),
+        (plots, "Skip_paths", "skip_paths"),
+    ],
+)
+def test_a_misspelt_attribute_names_the_similar_public_one(package, given, meant):
+    message = f"module '{package.__name__}' has no attribute '{given}'; did you mean '{meant}'?"
+    with pytest.raises(AttributeError, match=re.escape(message)):
+        getattr(package, given)
+    assert not hasattr(package, "__no_such_name__")
+
+
+@pytest.mark.parametrize("package", [fm, builders, plots])
 def test_a_misspelt_attribute_gets_python_s_suggestion(package):
     with pytest.raises(AttributeError) as caught:
         package.no_such_name  # noqa: B018

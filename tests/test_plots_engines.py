@@ -19,6 +19,7 @@ HARD = "digraph {" + "; ".join(f"{a} -> {b}" for a, b in itertools.combinations(
 def install(tmp_path, monkeypatch):
     """Return a function that puts a program `dot` with the given content first on the PATH."""
     monkeypatch.setattr(engines, "_failed", set())
+    monkeypatch.setattr(engines, "_worked", set())
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
     def install(content):
@@ -79,6 +80,48 @@ def test_an_installed_program_has_not_failed_if_little_time_was_left_for_it(inst
     with pytest.raises(RuntimeError, match="Graphviz did not finish within 15 s"):
         run_graphviz(SMALL, "svg", seconds=0.1)
     assert run_graphviz(SMALL, "svg") == b"<svg>drawn slowly</svg>"
+
+
+HANG = "#!/bin/sh\nexec sleep 100\n"
+
+
+def test_an_installed_program_that_hangs_leaves_time_for_the_bundled_one(install, monkeypatch):
+    run_graphviz(SMALL, "svg")  # starts the process, which takes some of the time
+    monkeypatch.setattr(engines, "_failed", set())
+    monkeypatch.setattr(engines, "_worked", set())
+    monkeypatch.setattr(engines, "_FAIR_SECONDS", 1)
+    install(HANG)
+    with pytest.warns(UserWarning, match="dot did not finish within 1 second"):
+        assert b">first<" in run_graphviz(SMALL, "svg", seconds=14)
+    assert len(engines._failed) == 1
+
+
+def test_a_small_graph_that_nothing_draws_in_time_is_no_fault_of_the_program(install, monkeypatch):
+    asked = []
+
+    def late(text, picture, engine, seconds):
+        asked.append(seconds)
+        raise RuntimeError("Graphviz did not finish within 2 s")
+
+    monkeypatch.setattr(engines, "_FAIR_SECONDS", 0.5)
+    monkeypatch.setattr(engines, "_run_bundled", late)
+    install(HANG)
+    with pytest.raises(RuntimeError, match="did not finish within 2 s"):
+        run_graphviz(SMALL, "svg", seconds=2)
+    assert not engines._failed
+    assert len(asked) == 1
+    assert 0 < asked[0] <= 1.5  # the time limit is for both
+
+
+def test_an_installed_program_that_hangs_has_all_of_the_time_for_a_large_graph(
+    install, monkeypatch
+):
+    monkeypatch.setattr(engines, "_FAIR_SECONDS", 0.5)
+    monkeypatch.setattr(engines, "_run_bundled", None)
+    install(HANG)
+    with pytest.raises(RuntimeError, match="did not finish within 15 s"):
+        run_graphviz(HARD, "svg", seconds=1)
+    assert not engines._failed
 
 
 @pytest.mark.usefixtures("bundled")

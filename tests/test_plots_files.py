@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,3 +175,10 @@ def test_pipes_and_paths_below_files_are_refused(tmp_path):
 def test_importing_it_imports_neither_keras_nor_numpy():
     code = "import sys, plots.files; print({'keras', 'numpy', 'matplotlib'} & set(sys.modules))"
     assert run_python(code).strip() == "set()"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+@pytest.mark.parametrize("path", ["/proc/a.svg", "/proc/folder/a.svg"])
+def test_a_folder_that_takes_no_files_names_what_was_asked_for(path):
+    with pytest.raises(OSError, match=f"^cannot write '{path}': .*; give a path in a folder"):
+        write_whole(path, "text")

@@ -94,6 +94,23 @@ def swap_calls(document):
         (changed(lambda d: d["pictures"].update(x="")), "pictures .* unknown 'x'"),
         (changed(lambda d: d["notes"][0]["about"].append("x")), "notes .* unknown 'x'"),
         (changed(lambda d: d["overlays"][0]["values"].update(x={})), "overlays .* unknown 'x'"),
+        (changed(lambda d: d.update(parameters=10**400)), r"damaged \(graph.parameters must be"),
+        (
+            changed(lambda d: d["nodes"][0]["outputs"][0].update(shape=[10**400])),
+            r"damaged \(graph.nodes\[0\].outputs\[0\].shape\[0\] must be a number of at most",
+        ),
+        (
+            changed(lambda d: d["edges"][0]["tensor"].update(shape=[10**29, 11])),
+            "the number of elements of the edge .* must be a number of at most",
+        ),
+        (changed(lambda d: d["nodes"][1].update(config={"units": 10**400})), "damaged .*units"),
+        (changed(lambda d: d.update(parameters=-3)), "parameters of the graph 'stack' must be 0"),
+        (changed(lambda d: d["nodes"][1].update(parameters=-3)), "parameters of the call .* -3"),
+        (
+            changed(lambda d: d["nodes"][0]["outputs"][0].update(shape=[None, -3])),
+            "the shape of the call .* must be 0 or more, given -3",
+        ),
+        (changed(lambda d: d.update(repeats={"x": 0})), "'x' stands for 0 blocks"),
     ],
 )
 def test_damaged_text_raises_an_error_with_the_reason(text, says):

@@ -219,23 +219,23 @@ def test_wrapping_a_processed_sampler_concatenates_the_processors():
 
 
 def test_samplers_are_created_by_name_with_their_options():
+    hot = {"temperature": 1.7}
     given = {"k": 3, "p": 0.7, "alpha": 0.3, "num_beams": 5, "length_penalty": 0.6, "seed": 11}
+    given |= hot
     made = {
         name: make_sampler(
             name,
-            temperature=1.7,
             **{option: value for option, value in given.items() if option in _OPTIONS[name]},
         )
         for name in SAMPLERS
     }
     configs = {name: (type(made[name]).__name__, made[name].get_config()) for name in SAMPLERS}
-    hot = {"temperature": 1.7}
     beams = {
         **{"num_beams": 5, "num_return_sequences": 1, "length_penalty": 0.6},
         **{"length_offset": 0.0, "early_stopping": "never"},
     }
     assert configs == {
-        "greedy": ("GreedySampler", hot),
+        "greedy": ("GreedySampler", {"temperature": 1.0}),
         "top_k": ("ProcessedSampler", hot | {"seed": 11}),
         "top_p": ("ProcessedSampler", hot | {"seed": 11}),
         "random": ("InverseSampler", hot | {"seed": 11}),

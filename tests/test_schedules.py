@@ -163,12 +163,26 @@ def test_weight_decay_excludes_biases_norms_and_embeddings():
         {"ema_decay": 1.0},
         {"report_every": 0},
         {"seed": -1},
+        {"steps": 2**31},
+        {"batch_size": 10**20},
+        {"report_every": 2**63},
+        {"warmup_steps": 2**31},
+        {"seed": 2**32},
+        {"clip_norm": 1e39},
+        {"learning_rate": 10**39},
     ],
 )
 def test_bad_recipe_fields_raise(bad):
     ((name, value),) = bad.items()
     with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}: must be ")):
         Recipe(**bad)
+
+
+def test_a_number_with_more_digits_than_python_writes_is_shown_in_short():
+    for name in ("steps", "learning_rate", "schedule"):
+        with pytest.raises(ValueError, match=re.escape(f"{name}=1e+5000: must be ")):
+            Recipe(**{name: 10**5000})
+    assert Recipe(steps=2**31 - 1, seed=2**32 - 1, clip_norm=1e38).steps == 2**31 - 1
 
 
 @pytest.mark.parametrize(

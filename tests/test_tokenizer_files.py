@@ -133,6 +133,37 @@ def test_training_checks_that_the_tokenizer_can_be_saved(monkeypatch):
         train_tokenizer("byte_pair", TEXTS, 300)
 
 
+@pytest.mark.parametrize(
+    ("kind", "setting", "wrong"),
+    [
+        ("byte_pair", "sequence_length", 7),
+        ("byte_pair", "sequence_length", "x"),
+        ("byte_pair", "add_prefix_space", "no"),
+        ("byte", "replacement_char", "x"),
+        ("byte", "replacement_char", -1),
+        ("byte", "errors", 3),
+        ("word_piece", "split", False),
+        ("word_piece", "split", "yes"),
+        ("word_piece", "suffix_indicator", None),
+        ("sentence_piece", "add_bos", True),
+        ("sentence_piece", "add_eos", "x"),
+    ],
+)
+def test_a_setting_that_no_text_could_be_encoded_with_raises(
+    tmp_path, tokenizers, kind, setting, wrong
+):
+    tokenizers[kind].save(tmp_path)
+    load_tokenizer(tmp_path)
+
+    def change(manifest):
+        assert setting in manifest["config"]
+        manifest["config"][setting] = wrong
+
+    damage(tmp_path, change)
+    with pytest.raises(ValueError, match=r"tokenizer\.json is damaged: no tokenizer"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("folder", ["nowhere", "."])
 def test_a_folder_without_a_tokenizer_raises(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match=r"there is no tokenizer in .*tokenizer\.json"):

@@ -145,8 +145,9 @@ def _pairs(source_path: StrPath, target_path: StrPath | None, progress: bool) ->
         lines = zip(read_lines(sources), read_lines(targets), strict=True)
     for number, columns in enumerate(lines, start=1):
         if len(columns) != 2:
+            plural = "s" * (len(columns) != 1)
             raise ValueError(
-                f"{where}, line {number}: {len(columns)} column(s), expected 2 (source, tab, "
+                f"{where}, line {number}: {len(columns)} column{plural}, expected 2 (source, tab, "
                 "target); correct the line, or give two aligned files"
             )
         source, target = map(str.strip, columns)

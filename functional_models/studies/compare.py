@@ -37,11 +37,13 @@ from functional_models.studies.planning import (
     specs_by_name,
     study_data,
 )
+from functional_models.studies.previous import check_continues
 from functional_models.studies.question import blocks, question
 from functional_models.studies.report import REPORT, write_report
 from functional_models.studies.results import Study
 from functional_models.studies.samples import usage_command, write_samples
 from functional_models.studies.settings import Spec, make_settings, match_sizes
+from functional_models.training_sizes import check_training_sizes
 
 CORNERS = ("post_norm_sinusoidal", "post_norm_learned", "pre_norm_sinusoidal", "pre_norm_learned")
 
@@ -72,8 +74,9 @@ def compare(
     """Train every setting with every seed on the same data, and compare the results.
 
     Finished runs of `folder` are not trained again, and interrupted ones resume. Settings and seeds
-    may be added, and several processes may work on one folder. A run that diverges or fails is a
-    result, and a picture that fails costs none.
+    may be added; a comparison that lacks runs of the one in `folder` is refused, since it would
+    replace its results. Several processes may work on one folder. A run that diverges or fails is
+    a result, and a picture that fails costs none.
 
     Args:
         specs: Names of variants, or specs by name.
@@ -102,7 +105,8 @@ def compare(
             workers reach `folder` under its path.
         callbacks: Returns Keras callbacks for a run; with workers, a function that a module
             defines.
-        overwrite: Replace a comparison on other data; also deletes runs that this one lacks.
+        overwrite: Replace another comparison, such as one on other data, with other settings or
+            fewer seeds; also deletes runs that this one lacks.
         progress: Show progress bars and reports.
 
     Returns:
@@ -110,9 +114,10 @@ def compare(
 
     Raises:
         ValueError: no specs, equal names, an unknown field, a value that a spec refuses, a spec of
-            another kind than the data or with `prefix_lm`, or data without a held-out part;
-            otherwise as `fit`.
-        FileExistsError: the folder holds something else, such as a comparison on other data.
+            another kind than the data or with `prefix_lm`, text shorter than a block of a spec, or
+            data without a held-out part; otherwise as `fit`.
+        FileExistsError: the folder holds something else, such as a comparison on other data, or
+            with runs that this one lacks.
         Exception: of the first run, if all fail.
     """
     import keras
@@ -147,8 +152,14 @@ def compare(
         speeds={},
     )
     saved = check_folder(folder, plan.fingerprint, overwrite=overwrite)  # before it is made
+    speeds = saved.get("speeds", {})
+    if saved:
+        check_continues(folder, saved, plan, spent)
+    for setting in plan.settings:
+        sizes = setting.spec, shared.tokenizer, shared.corpus, setting.recipe
+        check_training_sizes(*sizes, elsewhere=executor is not None)
     if spent is not None:
-        plan = plan.with_budget(spent, saved.get("speeds", {}), progress=progress)
+        plan = plan.with_budget(spent, speeds, progress=progress)
     make_folder(folder)
     write_description(folder, plan)
     attempt("diagrams", lambda: write_diagrams(folder, plan.settings))

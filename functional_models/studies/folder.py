@@ -23,12 +23,12 @@ from typing import Any
 import builders
 from functional_models.checks import read_manifest
 from functional_models.folders import COMPARISON, GO_ON, LOCK, folder_path
-from functional_models.recipe import Recipe
 from functional_models.studies.execution import RUNS
 from functional_models.studies.inside.stored import TABLE, write_table
 from functional_models.studies.planning import Plan
-from functional_models.studies.results import Cost, Study
-from functional_models.studies.runs import Run, make_runs, read_outcome
+from functional_models.studies.previous import read_description
+from functional_models.studies.results import Study
+from functional_models.studies.runs import Run, read_outcome
 from functional_models.studies.settings import Setting, folder_name
 from plots.files import write_whole
 
@@ -123,26 +123,10 @@ def load_study(folder: str | Path) -> Study:
     path = folder / COMPARISON
     if not path.exists():
         raise FileNotFoundError(f"{folder} has no {COMPARISON}; give a folder that compare wrote")
-    saved = read_manifest(path, FORMAT)
-    try:
-        settings = [
-            Setting(
-                name=given["name"],
-                spec=builders.TransformerSpec.from_json(json.dumps(given["spec"])),
-                recipe=Recipe(**given["recipe"]),
-                of=given["of"],
-                matched=given["matched"],
-            )
-            for given in saved["settings"]
-        ]
-        runs = make_runs(settings, saved["seeds"], saved["data"], saved["precision"])
-        baseline = saved["baseline"]
-        costs = {name: Cost(**cost) for name, cost in saved["costs"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {GO_ON}") from None
-    found = {run.key: read_outcome(folder / RUNS / run.folder, run) for run in runs}
+    about = read_description(folder, read_manifest(path, FORMAT))
+    found = {run.key: read_outcome(folder / RUNS / run.folder, run) for run in about.runs}
     outcomes = {key: outcome for key, outcome in found.items() if outcome is not None}
-    return Study(folder, tuple(settings), tuple(runs), outcomes, baseline, costs)
+    return Study(folder, about.settings, about.runs, outcomes, about.baseline, about.costs)
 
 
 def write_tables(study: Study) -> None:

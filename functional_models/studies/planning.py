@@ -67,6 +67,18 @@ class Plan:
                 costs[setting.name] = Cost(lengths.target * setting.recipe.batch_size, flops)
         return costs
 
+    def with_known_steps(self, budget: Budget | None, measured: Mapping[str, float]) -> Plan:
+        """Return the plan with the steps of a budget, without settings whose speed is not measured.
+
+        Args:
+            budget: What each run may spend; `None`: the steps of its recipe.
+            measured: Speeds that were measured before.
+        """
+        if budget is None:
+            return self
+        known = [s for s in self.settings if budget.unit != "seconds" or s.name in measured]
+        return replace(self, settings=tuple(known)).with_budget(budget, measured)
+
     def with_budget(
         self, budget: Budget, measured: Mapping[str, float], *, progress: bool = True
     ) -> Plan:

@@ -27,10 +27,17 @@ from typing import IO, Any
 SECONDS = 15
 """Time limit of one call of Graphviz."""
 
+_FAIR_SECONDS = 3
+"""Time in which an installed program that works draws a small graph, also at its first start."""
+
+_SMALL = 300
+"""Edges of a small graph, which any Graphviz lays out in a second or two."""
+
 _PROCESS_FILE = Path(__file__).with_name("graphviz_process.py")
 _PDF_DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
 
-_failed: set[str] = set()  # installed programs that failed once, by path; not tried again
+_worked: set[str] = set()  # installed programs that have drawn a graph, by path
+_failed: set[str] = set()  # those that failed once; not tried again
 _lock = threading.Lock()
 _processes: dict[int, subprocess.Popen[bytes]] = {}
 """Id of this process -> the one with the Graphviz of pygraphviz, kept because its start is slow."""
@@ -52,11 +59,18 @@ def run_graphviz(text: str, picture: str, engine: str = "dot", seconds: float = 
     program = shutil.which("dot")
     data = None
     if program is not None and program not in _failed:
+        begin = time.monotonic()
+        limit = _time_for_installed(program, text, seconds)
         try:
-            data = _run_installed(program, text, picture, engine, seconds)
+            data = _run_installed(program, text, picture, engine, limit)
+            _worked.add(program)
         except RuntimeError as error:
-            if isinstance(error, _TimeoutError) and seconds < SECONDS:  # it may work well
+            is_late = isinstance(error, _TimeoutError)
+            if is_late and limit == seconds < SECONDS:  # it may work well
                 raise RuntimeError(f"Graphviz did not finish within {SECONDS} s") from None
+            if is_late and limit < seconds:  # if both run out of time, the graph is to blame
+                left = seconds - (time.monotonic() - begin)
+                data = _run_bundled(text, picture, engine, left)
             _failed.add(program)
             warnings.warn(
                 f"the installed Graphviz is not used: {program} {error}; the Graphviz of "
@@ -68,6 +82,16 @@ def run_graphviz(text: str, picture: str, engine: str = "dot", seconds: float = 
     # A PDF contains the time of writing. The new date has the same length, because the table of
     # contents of a PDF refers to byte offsets.
     return _PDF_DATE.sub(rb"\g<1>19700101000000", data) if picture == "pdf" else data
+
+
+def _time_for_installed(program: str, text: str, seconds: float) -> float:
+    """Return the time limit of an installed program, the rest of which is for the bundled one.
+
+    A program that has drawn before has all of the time, and so has one without a substitute.
+    """
+    if program in _worked or importlib.util.find_spec("pygraphviz") is None:
+        return seconds
+    return min(_FAIR_SECONDS if text.count("->") <= _SMALL else SECONDS, seconds)
 
 
 class _TimeoutError(RuntimeError):
