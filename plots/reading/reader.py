@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from plots.graph import Constant, Edge, Node, Shape, Tensor, namespace_of
 from plots.layers import ADDS_LOSSES, JOINS, SHAPE_TRAIT, SOFTMAX_TRAIT, TRACED
+from plots.reading.base_calls import class_of
 from plots.reading.functions import reason_for_one_call
 from plots.reading.ids import CallIds
 from plots.reading.keras_calls import (
@@ -32,6 +33,7 @@ from plots.reading.keras_values import (
     call_class,
     config_of,
     constant_of,
+    describes_call,
     is_weight,
     kind_of,
     read_declaration,
@@ -49,6 +51,7 @@ from plots.reading.tracing import (
     is_attention_of_hub,
     is_composite,
     is_function,
+    is_own_layer,
     traced_call,
 )
 from plots.reading.traits import graph_inside, traits_of
@@ -207,7 +210,7 @@ class Reader:
             name=place.prefix + operation.name,
             kind=kind_of(call),
             class_name=type(operation).__name__,
-            bases=base_names(operation.__class__),
+            bases=base_names(class_of(operation)),
             namespace=".".join(filter(None, [*place.opened[-1:], namespace_of(operation.name)])),
             layer=self._ids.of_layer(operation, node_id),
             outputs=outputs,
@@ -373,9 +376,12 @@ class Reader:
             return {}
         reader, traced, ends = apart
         operations = [inside.record.operation for inside in reader.recorded]
-        return found_by_trace(node, call, reader.nodes, reader.edges, operations, traced, ends)
+        found = found_by_trace(node, call, reader.nodes, reader.edges, operations, traced, ends)
+        is_openable = _is_untold(call.operation) and not self.open_layers
+        opens_with = "open_layers" if is_openable and _has_skip_path(apart) else node.opens_with
+        return {**found, "opens_with": opens_with}
 
-    def _read_apart(self, call: Any) -> tuple[Reader, Traced, list[tuple[str, int]]] | None:
+    def _read_apart(self, call: Any) -> _Apart | None:
         """Return a reader of the calls inside a layer or operation, the trace and its ends.
 
         The inputs are "input 0", "input 1" and so on. Return None if the call cannot be traced.
@@ -406,19 +412,23 @@ class Reader:
     def _is_opened(self, call: Any) -> bool:
         """Return whether a call is one of a composite layer that shows the calls inside.
 
-        An attention layer of KerasHub does if there is a skip path inside, past its projections.
+        An attention layer of KerasHub does if there is a skip path inside, past its projections,
+        and so does a layer of your own with weights but no layers.
         """
-        from plots.skips import skip_paths
-
         if not self.open_layers or is_composite(call.operation):
             return self.open_layers
         tensors = [*call.input_tensors, *call.outputs]
         shapes = {self.shapes.get(id(tensor), tensor.shape) for tensor in tensors}
-        if len(tensors) != 2 or len(shapes) != 1 or not is_attention_of_hub(call.operation):
+        if len(tensors) != 2 or len(shapes) != 1:
             return False
-        apart = self._read_apart(call)
-        inside = None if apart is None else graph_inside(apart[0].nodes, apart[0].edges, *apart[1:])
-        return inside is not None and bool(skip_paths(inside))
+        is_attention = is_attention_of_hub(call.operation)
+        if not is_attention and not _is_untold(call.operation):
+            return False
+        try:
+            apart = self._read_apart(call)
+        except ConstantError:
+            return False
+        return apart is not None and _has_skip_path(apart)
 
     def _is_function(self, call: Any) -> bool:
         """Return whether a call without weights shows the calls inside: see `is_function`.
@@ -455,6 +465,25 @@ class Reader:
         return tensor
 
 
+_Apart = tuple[Reader, Traced, list[tuple[str, int]]]
+"""Reader of the calls inside a layer or operation, the trace and its ends."""
+
+
+def _has_skip_path(apart: _Apart) -> bool:
+    """Return whether there is a skip path among the calls inside a layer."""
+    from plots.skips import skip_paths
+
+    reader, traced, ends = apart
+    inside = graph_inside(reader.nodes, reader.edges, traced, ends)
+    return inside is not None and bool(skip_paths(inside))
+
+
+def _is_untold(operation: Any) -> bool:
+    """Return whether a layer with weights is one of your own that declares nothing."""
+    has_weights = bool(getattr(operation, "weights", ()))
+    return has_weights and is_own_layer(operation) and not describes_call(operation)
+
+
 def _adds_losses(layer: Any) -> bool:
     """Return whether the `call` of a layer calls `add_loss`."""
     code = getattr(inspect.unwrap(type(layer).call), "__code__", None)
@@ -465,7 +494,8 @@ def _inside(operation: Any) -> Any:
     """Return the layer inside a `TimeDistributed`, else the operation itself."""
     import keras
 
-    return operation.layer if isinstance(operation, keras.layers.TimeDistributed) else operation
+    is_mapped = isinstance(operation, keras.layers.TimeDistributed)
+    return operation.layer if is_mapped and not call_class(type(operation)) else operation
 
 
 def _with_sublayers(operation: Any) -> list[Any]:

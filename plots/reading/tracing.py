@@ -13,6 +13,7 @@ from typing import Any
 from plots.annotations import counted
 from plots.graph import Shape
 from plots.layers import ATTENTION_LAYERS
+from plots.reading.base_calls import overridden_base
 from plots.reading.functions import (
     Names,
     as_operations,
@@ -377,10 +378,12 @@ def discard_calls_of(function: Any) -> Iterator[None]:
 
 
 def is_composite(layer: Any) -> bool:
-    """Return whether a layer consists of other layers with weights, so that it can be opened.
+    """Return whether a layer with weights consists of other calls, so that it can be opened.
 
-    Layers of Keras are not, nor are the attention layers of Keras and KerasHub, unless they contain
-    another attention layer, nor layers that declare the role "attention" (`plots.layers`).
+    Those are of layers inside, or of a class of Keras whose `call` it overrides without declaring
+    what it computes. Layers of Keras are not, nor are the attention layers of Keras and KerasHub,
+    unless they contain another attention layer, nor layers that declare the role "attention"
+    (`plots.layers`).
     """
     import keras
 
@@ -390,6 +393,8 @@ def is_composite(layer: Any) -> bool:
         return False
     if type(layer).__module__.startswith("keras.") or declared_role(layer) == "attention":
         return False
+    if overridden_base(layer) is not None and not describes_call(layer):
+        return True
     return any(sub.weights for sub in layer._flatten_layers(False)) and not is_attention_of_hub(
         layer
     )
@@ -432,15 +437,23 @@ def is_function(layer: Any) -> bool:
 def is_unknown(operation: Any) -> bool:
     """Return whether only tracing shows the work of a layer or operation that stays closed.
 
-    These are those without weights, and layers of your own with weights but without sublayers.
+    These are those without weights, and layers of your own with weights but without sublayers, or
+    that extend a layer of Keras.
     """
-    import keras
-
     if is_unknown_without_weights(operation):
         return True
-    is_own = isinstance(operation, keras.layers.Layer) and call_class(type(operation)) != ""
+    if not is_own_layer(operation):
+        return False
+    return overridden_base(operation) is not None or not is_composite(operation)
+
+
+def is_own_layer(operation: Any) -> bool:
+    """Return whether an operation is a layer with a `call` of your own, and no model."""
+    import keras
+
     is_model = isinstance(operation, keras.Model | keras.Function)
-    return is_own and not is_model and not is_composite(operation)
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return is_layer and not is_model and call_class(type(operation)) != ""
 
 
 def is_attention_of_hub(layer: Any) -> bool:
