@@ -38,6 +38,7 @@ from plots.reading.keras_values import (
     kind_of,
     read_declaration,
     tensor_of,
+    weights_of,
 )
 from plots.reading.places import Place
 from plots.reading.symbolic_calls import OutputSpecs, is_array, is_tensor
@@ -89,6 +90,7 @@ class Reader:
         self.edges: list[Edge] = []
         self.recorded: list[RecordedCall] = []
         self.closed: dict[str, str] = {}  # id of a node -> why its layer could not be opened
+        self._reasons: dict[int, str] = {}  # id(call) -> why it could not be traced
         self.flat: dict[str, bool] = {}  # namespace of a model -> whether its names have no dots
         self._ids = CallIds()
         self._weights = WeightCounter()
@@ -147,6 +149,8 @@ class Reader:
         given = self._given_to(call, node_id, origin)
         node = self._node(call, operation, node_id, place, given)
         node = self._with_traced_work(node, call)
+        if self.open_layers and id(call) in self._reasons and weights_of(operation):
+            self.closed.setdefault(node_id, self._reasons[id(call)])
         if any(self._add_losses):
             node = replace(node, traits=(*node.traits, ADDS_LOSSES))
         self.nodes.append(node)
@@ -167,14 +171,15 @@ class Reader:
 
         Returns its outputs, None if it is not opened, and why it could not be.
         """
-        if self.open_nested and (inner := self._open_model(call, place)) is not None:
-            return inner, ""
-        is_opened = self._is_opened(call)
-        if is_opened or self._is_function(call):
-            try:
+        is_opened = self.open_nested
+        try:
+            if self.open_nested and (inner := self._open_model(call, place)) is not None:
+                return inner, ""
+            is_opened = self._is_opened(call)
+            if is_opened or self._is_function(call):
                 return self._open_layer(call, place), ""
-            except ClosedError as error:
-                return None, str(error) if is_opened else ""
+        except ClosedError as error:
+            return None, str(error) if is_opened else ""
         return None, ""
 
     def _given_to(self, call: Any, node_id: str, origin: dict[int, tuple[str, int]]) -> _Given:
@@ -249,22 +254,30 @@ class Reader:
             origin[id(mask)] = place.origin[id(tensor)]
 
     def _open_model(self, call: Any, place: Place) -> list[tuple[str, int]] | None:
-        """Read the nested model that is called; return None if it stays closed."""
+        """Read the nested model that is called; return None if the call is one of something else.
+
+        Raises:
+            ClosedError: if the model stays closed.
+        """
         import keras
 
         outer = call.operation
         model = _inside(outer)
-        if not isinstance(model, keras.Function | keras.Sequential) or not inputs_of(model):
+        if not isinstance(model, keras.Function | keras.Sequential):
             return None
+        if not inputs_of(model):
+            raise ClosedError("it has no graph, as one of its layers takes no symbolic tensors")
         origin = place.origin
         given = given_to_model(call, model)
         tensors = [*given.values()]
         masks = [self._masks.of(tensor) for tensor in tensors]
         present = [mask for mask in masks if mask is not None]
         if not tensors or not all(id(tensor) in origin for tensor in tensors):
-            return None
-        if has_other_masks(call, masks) or (present and model is not outer):
-            return None
+            raise ClosedError("its arguments are not the tensors that its inputs take")
+        if has_other_masks(call, masks):
+            raise ClosedError("it is called with a mask of its own")
+        if present and model is not outer:
+            raise ClosedError("it is applied to each step of an input with a mask")
         for mask in present:
             self._read_mask(mask, origin)
         inner = model
@@ -398,7 +411,8 @@ class Reader:
                     traced = traced_call(call, self.shapes, self._masks.of, {})
             except ConstantError:
                 raise
-            except ClosedError:
+            except ClosedError as error:
+                self._reasons[id(call)] = str(error)
                 return None
             reader._traced.append(traced)
             bound = {

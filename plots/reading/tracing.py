@@ -29,6 +29,7 @@ from plots.reading.guesses import (
 )
 from plots.reading.keras_calls import (
     MaskOf,
+    all_parameter_names,
     arguments_of,
     computing_order,
     implicit_masks_of,
@@ -381,16 +382,18 @@ def is_composite(layer: Any) -> bool:
     """Return whether a layer with weights consists of other calls, so that it can be opened.
 
     Those are of layers inside, or of a class of Keras whose `call` it overrides without declaring
-    what it computes. Layers of Keras are not, nor are the attention layers of Keras and KerasHub,
-    unless they contain another attention layer, nor layers that declare the role "attention"
-    (`plots.layers`).
+    what it computes. So is a subclassed model, also without weights. Layers of Keras are not, nor
+    are the attention layers of Keras and KerasHub, unless they contain another attention layer, nor
+    layers that declare the role "attention" (`plots.layers`).
     """
     import keras
 
     is_layer = isinstance(layer, keras.layers.Layer)
     is_model = isinstance(layer, keras.Function | keras.Sequential)
-    if not is_layer or is_model or not layer.weights:
+    if not is_layer or is_model:
         return False
+    if not layer.weights:
+        return isinstance(layer, keras.Model)
     if type(layer).__module__.startswith("keras.") or declared_role(layer) == "attention":
         return False
     if overridden_base(layer) is not None and not describes_call(layer):
@@ -437,14 +440,23 @@ def is_function(layer: Any) -> bool:
 def is_unknown(operation: Any) -> bool:
     """Return whether only tracing shows the work of a layer or operation that stays closed.
 
-    These are those without weights, and layers of your own with weights but without sublayers, or
-    that extend a layer of Keras.
+    These are those without weights, and layers of your own or of KerasHub with weights but without
+    sublayers, or that extend a layer of Keras.
     """
     if is_unknown_without_weights(operation):
         return True
     if not is_own_layer(operation):
-        return False
+        return is_layer_of_hub(operation) and not is_composite(operation)
     return overridden_base(operation) is not None or not is_composite(operation)
+
+
+def is_layer_of_hub(operation: Any) -> bool:
+    """Return whether an operation is a layer of KerasHub, and no model."""
+    import keras
+
+    is_model = isinstance(operation, keras.Model | keras.Function)
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return is_layer and not is_model and type(operation).__module__.startswith("keras_hub.")
 
 
 def is_own_layer(operation: Any) -> bool:
@@ -464,5 +476,10 @@ def is_attention_of_hub(layer: Any) -> bool:
 
 def _is_attention(layer: Any) -> bool:
     """Return whether a layer is an attention of Keras or KerasHub with query, key and value."""
-    known = (c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub.")))
-    return any(base.__name__ in ATTENTION_LAYERS for base in known)
+    known = [c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub."))]
+    if not any(base.__name__ in ATTENTION_LAYERS for base in known):
+        return False
+    # XLNet extends that of Keras by a call with other arguments.
+    owner = next(c for c in type(layer).__mro__ if "call" in vars(c))
+    is_of_keras = owner.__module__.startswith("keras.")
+    return is_of_keras or all_parameter_names(type(layer)) >= {"query", "value"}
