@@ -52,9 +52,10 @@ def kinds_of_positions(graph: Graph, attentions: Sequence[Attention]) -> list[st
     before_softmax = calls_before_softmax(graph)
     in_masks = {edge.target for a in attentions for edge in a.masks} | before_softmax
     sizes = {_length(graph, a, e) for a in attentions for e in (a.query, *a.keys[:1])}
+    by_head = {node_id for a in attentions for node_id in _added_by_head(graph, tables, a)}
     found: dict[str, None] = {}
     for node in graph.nodes:
-        if _turns_along_others(node, sizes):
+        if node.id in by_head or _turns_along_others(node, sizes):
             continue
         traits = [
             t.removesuffix(POSITIONS_TRAIT) for t in node.traits if t.endswith(POSITIONS_TRAIT)
@@ -83,6 +84,27 @@ def _turns_along_others(node: Node, sizes: Collection[int | None]) -> bool:
     if not node.is_a({"RotaryEmbedding"}) or not isinstance(axis, int) or not sizes:
         return False
     return -len(shape) <= axis < len(shape) and shape[axis] not in {*sizes, None}
+
+
+def _added_by_head(graph: Graph, tables: Tables, attention: Attention) -> Iterator[str]:
+    """Yield the sums before the scores whose vectors differ by head, not by position.
+
+    The biases of queries in Transformer-XL are such vectors: (b, t, n, h) + (n, h).
+    """
+    ends = (attention.query, *attention.keys[:1])
+    sizes = {_length(graph, attention, end) for end in ends}
+    waiting, seen = [edge.source for edge in (*ends, *attention.masks)], set[str]()
+    while waiting:
+        node = graph.node(waiting.pop())
+        shape = node.outputs[0].shape
+        if node.id in seen or node.kind != "operation" or len(shape) < 4:
+            continue
+        seen.add(node.id)
+        waiting += tables.flow.sources[node.id]
+        axes = {axis for _, operand in tables.fixed_operands(node) for axis in operand}
+        middle = {shape[axis] for axis in axes if -len(shape) < axis < -1}
+        if is_additive_merge(node) and sizes.isdisjoint(middle):
+            yield node.id
 
 
 def _joins(node: Node) -> bool:

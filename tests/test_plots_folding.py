@@ -9,8 +9,15 @@ import pytest
 from keras import layers
 
 import plots
+from plots.annotations import Quantity
 from plots.graph import check_graph
-from plots.hierarchy import enclosing_block, find_namespaces, numbered, with_number
+from plots.hierarchy import (
+    enclosing_block,
+    enclosing_namespaces,
+    find_namespaces,
+    numbered,
+    with_number,
+)
 from plots.skips import mark_skip_paths
 
 
@@ -103,7 +110,7 @@ def test_blocks_within_different_stages_are_folded_whatever_separates_their_name
     assert [graph.node(*note.about).label for note in graph.notes] == ["0_wide"] * 3
 
 
-def test_a_stack_within_folded_blocks_is_not_folded():
+def test_single_layers_within_folded_blocks_are_not_folded():
     x = keras.Input((7,), name="x")
     y = x
     for block in range(3):
@@ -112,6 +119,43 @@ def test_a_stack_within_folded_blocks_is_not_folded():
     graph = plots.fold(plots.read_graph(keras.Model(x, y)))
     assert graph.repeats == {"block_0": 3}
     assert len(graph.nodes) == 1 + 5
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "keep"),
+    [
+        ("s{}_b{}_{}", "s{}", 1),
+        ("s{}_b{}_{}", "s{}", 2),
+        ("stage{}.block{}.{}", "stage{}", 1),
+        ("block_{}_{}_{}", "block_{}", 1),  # whose inner blocks have no names of their own
+    ],
+)
+def test_equal_blocks_within_equal_stages_are_folded_in_them(name, stage, keep):
+    x = y = keras.Input((11, 7), name="x")
+    for outer in range(3):
+        for inner in range(5):
+            h = layers.LayerNormalization(name=name.format(outer, inner, "norm"))(y)
+            y = y + layers.Dense(7, name=name.format(outer, inner, "mlp"))(h)
+    graph = plots.flops(plots.parameters(plots.shapes(plots.read_graph(keras.Model(x, y)))))
+    folded = plots.fold(mark_skip_paths(graph), blocks=keep)
+    assert len(folded.nodes) == 1 + 3 * keep * keep
+    assert [*folded.repeats.values()] == [3 - keep + 1] + keep * [5 - keep + 1]
+    assert {stage.format(keep - 1)} < folded.repeats.keys()
+    assert all(name.startswith(stage.format("")) for name in folded.repeats)
+    expected = {"parameters": 15 * (7 * 7 + 7 + 2 * 7), "flops": {"b": 15 * 2 * 11 * 7 * 7}}
+    for kind, total in expected.items():
+        overlay = folded.overlay(kind)
+        counted = [
+            overlay.values[node.id] * stands_for(folded, node)
+            for node in folded.nodes[1:]
+            if node.id in overlay.values
+        ]
+        assert sum(counted, Quantity()) == Quantity(total) == overlay.whole
+
+
+def stands_for(graph, node):
+    """Return the number of calls in the unfolded graph that a folded call stands for."""
+    return math.prod(graph.repeats.get(name, 1) for name in enclosing_namespaces(node.namespace))
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4])

@@ -131,15 +131,20 @@ def diagnosis_text(graph: Graph) -> str:
     reasons = [note for note in graph.notes if note.kind == "closed"]
     parts += [_wrap(note.text) for note in reasons]
     explained = {node_id for note in reasons for node_id in note.about}
-    if closed := [node for node in closed_layers(graph) if node.id not in explained]:
+    closed = [node for node in closed_layers(graph) if node.id not in explained]
+    openable = [node for node in closed if node.opens_with]
+    if openable:
         parts.append(
             _wrap(
-                f"{counted(len(closed), 'layer')} that the graph does not open: "
-                f"{classes_in_words(closed)}. read_graph(model, open_nested=True, "
+                f"{counted(len(openable), 'layer')} that the graph does not open: "
+                f"{classes_in_words(openable)}. read_graph(model, open_nested=True, "
                 "open_layers=True), on the command line --open-layers, opens those that are made "
                 "of layers."
             )
         )
+    if others := [node for node in closed if not node.opens_with]:
+        what = f"{counted(len(others), 'layer')} without layers inside, of an unknown class"
+        parts.append(_wrap(f"{what}, which the graph does not open: {classes_in_words(others)}."))
     return "\n\n".join(parts)
 
 

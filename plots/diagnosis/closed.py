@@ -6,7 +6,7 @@ import re
 
 from plots.costs.flop_rules import is_known
 from plots.graph import Graph, Node
-from plots.layers import TRACED, is_attention
+from plots.layers import NORM_TRAIT, TRACED, is_attention
 
 _OF_HUB = re.compile("(Attention|Transformer|Encoder|Decoder)(Layer|Block)?$|^Transformer")
 """Classes of KerasHub that are made of layers, which stay closed if they cannot be traced."""
@@ -17,7 +17,13 @@ def closed_layers(graph: Graph) -> list[Node]:
 
     Those are models, and layers of an unknown class whose calls inside are not known either.
     """
-    return [node for node in graph.nodes if node.layer == node.id and is_closed(node)]
+    failed = {node_id for note in graph.notes if note.kind == "closed" for node_id in note.about}
+    calls = (node for node in graph.nodes if node.layer == node.id)
+    return [n for n in calls if is_closed(n) or (n.id in failed and _is_layer_with_weights(n))]
+
+
+def _is_layer_with_weights(node: Node) -> bool:
+    return node.kind == "layer" and bool(node.parameters or node.shared_parameters)
 
 
 def is_closed(node: Node) -> bool:
@@ -25,9 +31,10 @@ def is_closed(node: Node) -> bool:
     if node.kind != "layer":
         return node.kind == "model"
     is_of_hub = not node.call_class and _OF_HUB.search(node.class_name)
+    if not _is_layer_with_weights(node) or NORM_TRAIT in node.traits:
+        return False
     if node.opens_with or (is_of_hub and not is_attention(node)):
-        return bool(node.parameters or node.shared_parameters)
+        return True
     is_declared = node.declaration is not None and node.declaration.products is not None
-    is_of_keras = is_attention(node) or (is_known(node) and not node.call_class)
-    is_shown = is_of_keras or is_declared or node.role or TRACED in node.traits
-    return bool(node.parameters or node.shared_parameters) and not is_shown
+    is_of_keras = not node.call_class and (is_attention(node) or is_known(node))
+    return not (is_of_keras or is_declared or node.role or TRACED in node.traits)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from plots.annotations import Note, Overlay, Quantity
 from plots.arguments import takes_graphs
 from plots.folding.groups import Contraction, close_groups
 from plots.folding.notes import alternations, deviations, range_notes
-from plots.folding.stacks import find_stacks, same_layers
+from plots.folding.signatures import Block
+from plots.folding.stacks import Stack, find_inner_stacks, find_stacks, same_layers
 from plots.graph import Edge, Graph
 from plots.hierarchy import enclosing_namespaces
 from plots.registry import graph_plugin
 
 FOLDING = ("deviates", "varies")
 """Kinds of the notes of `fold_blocks`."""
+
+
+_FEWEST_AROUND = 4
+"""Minimum number of calls of a block that has two blocks of two calls inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +75,32 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     difference. Outputs of removed blocks come from the last kept one, and `Graph.repeats` has the
     number of blocks that it stands for. Overlays that count have its mean over these blocks, so
     that their totals are right even if the blocks grow. Calls of an unnamed block are in a
-    namespace "block_1".
+    namespace "block_1". Equal numbered blocks within a folded block are folded too.
 
     Raises:
         ValueError: if `blocks` is less than one.
     """
     if blocks < 1:
         raise ValueError(f"blocks is {blocks!r}; it must be at least 1")
-    named, stacks = find_stacks(graph)
+    found = find_stacks(graph)
+    folded = _fold_stacks(graph, found, blocks)
+    while found[1]:
+        kept = [block for stack in found[1] for block in stack.kept(blocks)]
+        large = {block.name for block in kept if len(block.nodes) >= _FEWEST_AROUND}
+        found = find_inner_stacks(folded, large)
+        folded = _fold_stacks(folded, found, blocks)
+    return folded
+
+
+def _fold_stacks(graph: Graph, found: tuple[Graph, Sequence[Stack]], blocks: int) -> Graph:
+    """Return a graph with the runs of some stacks folded.
+
+    Args:
+        graph: The graph.
+        found: The graph with a namespace around each block, and the stacks.
+        blocks: Number of blocks to keep of every run.
+    """
+    named, stacks = found
     into: dict[str, str] = {}
     extra: dict[str, int] = {}  # calls of opening blocks only
     repeats = dict(graph.repeats)  # not empty if the graph is folded already
@@ -103,12 +126,7 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
                 if others:
                     for around in enclosing_namespaces(stand_in.name):
                         inside.setdefault(around, []).append(stand_in.name)
-                    is_pass = stand_in.name.rpartition(".")[2].startswith("pass_")
-                    what = f"{len(others) + 1} {'passes' if is_pass else 'blocks'}"
-                    notes += range_notes([stand_in, *others], graph.overlays, what)
-                    if same_layers([stand_in, *others]):
-                        calls = tuple(node.id for node in stand_in.nodes)
-                        notes.append(Note("varies", calls, f"the same weights in all {what}"))
+                    notes += _notes_on_run([stand_in, *others], graph.overlays)
                     shared = len(others) + 1
                     extra |= {node.id: shared for node in stand_in.nodes[len(others[0].nodes) :]}
             if times > blocks:
@@ -122,6 +140,16 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     known = set(folded.notes)
     new = (note for note in notes if note not in known)
     return replace(folded, repeats=repeats, notes=(*folded.notes, *new))
+
+
+def _notes_on_run(blocks: Sequence[Block], overlays: Sequence[Overlay]) -> Iterator[Note]:
+    """Yield notes on what differs, or is shared, between blocks that the first one stands for."""
+    is_pass = blocks[0].name.rpartition(".")[2].startswith("pass_")
+    what = f"{len(blocks)} {'passes' if is_pass else 'blocks'}"
+    yield from range_notes(blocks, overlays, what)
+    if same_layers(blocks):
+        calls = tuple(node.id for node in blocks[0].nodes)
+        yield Note("varies", calls, f"the same weights in all {what}")
 
 
 def name_blocks(graph: Graph) -> Graph:

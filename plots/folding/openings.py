@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from plots.folding.signatures import Block, Run, call_signatures
@@ -13,7 +13,10 @@ _LONGEST_SHORTCUT = 8
 
 
 def with_openings(
-    graph: Graph, blocks: Sequence[Block], runs: Iterable[Run]
+    graph: Graph,
+    blocks: Sequence[Block],
+    runs: Iterable[Run],
+    is_near: Callable[[Node], bool] = lambda _: True,
 ) -> tuple[list[Block], list[Run]]:
     """Return blocks and runs, with the opening block of each run as the first one of it.
 
@@ -26,13 +29,14 @@ def with_openings(
         blocks: The blocks of a stack.
         runs: Its runs. A block before a run stays what it is unless it has exactly the calls of
             such a block.
+        is_near: Whether a call may be part of an opening block.
     """
     opened: list[Block] = []
     changed: list[Run] = []
     for start, period, times in runs:
         members = list(blocks[start : start + period * times])
         opening = _opening(graph, members[0]) if period == 1 and times > 1 else None
-        if opening is not None:
+        if opening is not None and all(map(is_near, opening.nodes)):
             before = opened[-1] if opened else None
             if before is None:
                 members.insert(0, opening)

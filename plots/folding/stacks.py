@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import count, pairwise, takewhile
+from itertools import chain, count, pairwise, takewhile
 
 from plots.folding.alignment import with_equal_orders
 from plots.folding.openings import with_openings
@@ -62,6 +62,15 @@ class Stack:
             for node in block.nodes
         }
 
+    def kept(self, blocks: int) -> list[Block]:
+        """Return the first blocks, or patterns, of each run of two or more."""
+        return [
+            block
+            for start, period, times in self.runs
+            if times > 1
+            for block in self.blocks[start : start + min(blocks, times) * period]
+        ]
+
     @property
     def is_loop(self) -> bool:
         """Whether the blocks are calls of the same layers, as in a Universal Transformer."""
@@ -93,11 +102,46 @@ def find_stacks(graph: Graph) -> tuple[Graph, tuple[Stack, ...]]:
     """Return the stacks of a graph, and the graph with the blocks of all of them as namespaces.
 
     Of stacks that overlap, the one whose runs cover more calls is used; of equal ones that of
-    numbered names. So a stack within a block that repeats is left out, unlike one within a block
-    that does not, such as the stages of a ResNet.
+    numbered names. So a stack within a block that repeats is left out (`find_inner_stacks` has
+    those), unlike one within a block that does not, such as the stages of a ResNet.
     """
     namespaces = find_namespaces(graph)
     candidates = [*_named(graph, namespaces), *_structural(graph, namespaces)]
+    return _with_namespaces(graph, namespaces, _chosen(graph, candidates))
+
+
+def find_inner_stacks(graph: Graph, around: Collection[str]) -> tuple[Graph, tuple[Stack, ...]]:
+    """Return the stacks of residual or numbered blocks within some blocks, as `find_stacks` does.
+
+    Such as the six equal blocks of each of two equal stages: "× 6" within "× 2". Layers, and
+    branches, within a block are drawn.
+
+    Args:
+        graph: The graph.
+        around: Names of the blocks.
+    """
+    namespaces = find_namespaces(graph)
+
+    def is_within(stack: Stack) -> bool:
+        if stack.parallel or any(len(block.nodes) < 2 for block in stack.blocks):
+            return False
+        inside = (namespaces[node.id] for block in stack.blocks for node in block.nodes)
+        common = reduce(common_namespace, inside)
+        return not set(around).isdisjoint(enclosing_namespaces(common))
+
+    def is_residual(stack: Stack) -> bool:
+        return all(_merges(graph, [node.id for node in block.nodes]) for block in stack.blocks)
+
+    candidates: list[Stack] = []
+    if around:
+        structural = filter(is_residual, _structural(graph, namespaces))
+        candidates += filter(is_within, chain(_named(graph, namespaces), structural))
+    return _with_namespaces(graph, namespaces, _chosen(graph, candidates))
+
+
+def _chosen(graph: Graph, candidates: Iterable[Stack]) -> list[Stack]:
+    """Return the stacks with runs that do not overlap, in the order of the graph."""
+    candidates = list(candidates)
     repeated = [stack.repeated for stack in candidates]
     taken: set[str] = set()
     found = []
@@ -107,8 +151,7 @@ def find_stacks(graph: Graph) -> tuple[Graph, tuple[Stack, ...]]:
         if repeated[number] and taken.isdisjoint(ids):
             taken.update(repeated[number])
             found.append(stack)
-    found.sort(key=lambda stack: graph.index[stack.blocks[0].nodes[0].id])
-    return _with_namespaces(graph, namespaces, found)
+    return sorted(found, key=lambda stack: graph.index[stack.blocks[0].nodes[0].id])
 
 
 def _stack(
@@ -116,6 +159,7 @@ def _stack(
     blocks: Sequence[tuple[str, Sequence[Node]]],
     parallel: bool = False,
     fewest: int = 2,
+    is_near: Callable[[Node], bool] = lambda _: True,
 ) -> Stack:
     stack = signed(graph, with_equal_orders(graph, blocks), feeds=not parallel)
     runs: list[Run] = []
@@ -123,7 +167,7 @@ def _stack(
         start, period, times = run
         whole = parallel or _are_used_alike(graph, stack, run)
         runs += [run] if whole else [(start + n, 1, 1) for n in range(period * times)]
-    found, runs = with_openings(graph, stack, runs)
+    found, runs = with_openings(graph, stack, runs, is_near)
     return Stack(tuple(found), tuple(runs), parallel)
 
 
@@ -177,14 +221,20 @@ def _named(graph: Graph, namespaces: Mapping[str, str]) -> Iterator[Stack]:
     for node in graph.nodes:
         for family, number, name in _numbers(node, namespaces[node.id]):
             members.setdefault(family, {}).setdefault(number, (name, []))[1].append(node)
-    for blocks in members.values():
+    for (around, _), blocks in members.items():
         if len(blocks) < 2:
             continue
+
+        def is_near(node: Node, around: str = around) -> bool:
+            """Return whether a call is beside the blocks, and not in another stage."""
+            return f"{namespaces[node.id]}.".startswith(f"{around}.") or not around
+
         inside = {node.id for _, nodes in blocks.values() for node in nodes}
         for part in _consecutive(graph, with_calls_between(graph, blocks)):
             whole = with_slices(graph, part)
             ids = (node.id for _, nodes in whole for node in nodes)
-            yield replace(_stack(graph, whole), beside=frozenset(ids) - inside)
+            stack = _stack(graph, whole, is_near=is_near)
+            yield replace(stack, beside=frozenset(ids) - inside)
 
 
 def _numbers(node: Node, namespace: str) -> Iterator[tuple[tuple[str, str], int, str]]:

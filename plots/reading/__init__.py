@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
@@ -47,10 +47,12 @@ def read_graph(model: keras.Model, open_nested: bool = False, open_layers: bool 
             node. A nested model called with an explicit mask stays closed, and so does a
             `TimeDistributed` model whose input carries a mask.
         open_layers: Whether the calls inside a composite layer (such as a KerasHub block) or a
-            subclassed model replace it, if its `call` runs on symbolic tensors. Keras's own layers,
-            KerasHub's attention layers and layers that declare attention stay closed. A function
-            inside that takes no symbolic tensors, or loops over time steps, is one call. A note of
-            the kind "closed" says why such a function, or another composite layer, is not opened.
+            subclassed model replace it, if its `call` runs on symbolic tensors; and those of a
+            layer that overrides `call` of a layer of Keras, whose own `call` is one of them.
+            Keras's own layers, KerasHub's attention layers and layers that declare attention stay
+            closed. A function inside that takes no symbolic tensors, or loops over time steps, is
+            one call. A note of the kind "closed" says why such a function, or another composite
+            layer, is not opened.
             Weights of an opened layer or model that no call takes are a node of the kind "weights",
             so that all parameters are in the graph.
 
@@ -150,8 +152,30 @@ def _read(
             *notes_on_unused_weights(unused),
         ),
     )
-    recorded = tuple(sorted(reader.recorded, key=lambda call: call.when))
-    return graph, recorded, reader.has_stand_ins
+    recorded = sorted(reader.recorded, key=lambda call: call.when)
+    return graph, tuple(_with_masks_first(recorded)), reader.has_stand_ins
+
+
+def _with_masks_first(calls: Sequence[RecordedCall]) -> Iterator[RecordedCall]:
+    """Yield the calls in their order, but those that compute a mask before those that it is for.
+
+    Keras has no order of the calls that compute implicit masks, so they are the last ones; but a
+    call inside an opened layer may take one as an argument.
+    """
+    by_result = {place: call for call in calls for place in call.results}
+    done: set[int] = set()
+    waiting = list(reversed(calls))
+    while waiting:  # no recursion: deep models exceed Python's limit
+        call = waiting.pop()
+        if id(call) in done:
+            continue
+        taken = [(e.source, e.output) for e in call.edges.values() if not e.implicit]
+        sources = [by_result[place] for place in taken if place in by_result]
+        if missing := [source for source in sources if id(source) not in done]:
+            waiting += [call, *reversed(missing)]
+        else:
+            done.add(id(call))
+            yield call
 
 
 def _notes_on_closed_layers(nodes: list[Node], closed: Mapping[str, str]) -> tuple[Note, ...]:

@@ -204,7 +204,8 @@ def implicit_masks_of(call: Any, mask_of: MaskOf = recorded_mask) -> list[tuple[
     """
     import keras
 
-    if not isinstance(call.operation, keras.layers.Layer) or call.is_input:
+    is_layer = isinstance(call.operation, keras.layers.Layer)
+    if not is_layer or call.is_input or hasattr(call.operation, "stands_for"):
         return []
     accepted = all_parameter_names(call.operation.__class__)
     all_given = dict(_named_arguments(call))

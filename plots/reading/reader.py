@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from plots.graph import Constant, Edge, Node, Shape, Tensor, namespace_of
 from plots.layers import ADDS_LOSSES, JOINS, SHAPE_TRAIT, SOFTMAX_TRAIT, TRACED
+from plots.reading.base_calls import class_of
 from plots.reading.functions import reason_for_one_call
 from plots.reading.ids import CallIds
 from plots.reading.keras_calls import (
@@ -32,10 +33,12 @@ from plots.reading.keras_values import (
     call_class,
     config_of,
     constant_of,
+    describes_call,
     is_weight,
     kind_of,
     read_declaration,
     tensor_of,
+    weights_of,
 )
 from plots.reading.places import Place
 from plots.reading.symbolic_calls import OutputSpecs, is_array, is_tensor
@@ -49,6 +52,7 @@ from plots.reading.tracing import (
     is_attention_of_hub,
     is_composite,
     is_function,
+    is_own_layer,
     traced_call,
 )
 from plots.reading.traits import graph_inside, traits_of
@@ -86,6 +90,7 @@ class Reader:
         self.edges: list[Edge] = []
         self.recorded: list[RecordedCall] = []
         self.closed: dict[str, str] = {}  # id of a node -> why its layer could not be opened
+        self._reasons: dict[int, str] = {}  # id(call) -> why it could not be traced
         self.flat: dict[str, bool] = {}  # namespace of a model -> whether its names have no dots
         self._ids = CallIds()
         self._weights = WeightCounter()
@@ -144,6 +149,8 @@ class Reader:
         given = self._given_to(call, node_id, origin)
         node = self._node(call, operation, node_id, place, given)
         node = self._with_traced_work(node, call)
+        if self.open_layers and id(call) in self._reasons and weights_of(operation):
+            self.closed.setdefault(node_id, self._reasons[id(call)])
         if any(self._add_losses):
             node = replace(node, traits=(*node.traits, ADDS_LOSSES))
         self.nodes.append(node)
@@ -164,14 +171,15 @@ class Reader:
 
         Returns its outputs, None if it is not opened, and why it could not be.
         """
-        if self.open_nested and (inner := self._open_model(call, place)) is not None:
-            return inner, ""
-        is_opened = self._is_opened(call)
-        if is_opened or self._is_function(call):
-            try:
+        is_opened = self.open_nested
+        try:
+            if self.open_nested and (inner := self._open_model(call, place)) is not None:
+                return inner, ""
+            is_opened = self._is_opened(call)
+            if is_opened or self._is_function(call):
                 return self._open_layer(call, place), ""
-            except ClosedError as error:
-                return None, str(error) if is_opened else ""
+        except ClosedError as error:
+            return None, str(error) if is_opened else ""
         return None, ""
 
     def _given_to(self, call: Any, node_id: str, origin: dict[int, tuple[str, int]]) -> _Given:
@@ -207,7 +215,7 @@ class Reader:
             name=place.prefix + operation.name,
             kind=kind_of(call),
             class_name=type(operation).__name__,
-            bases=base_names(operation.__class__),
+            bases=base_names(class_of(operation)),
             namespace=".".join(filter(None, [*place.opened[-1:], namespace_of(operation.name)])),
             layer=self._ids.of_layer(operation, node_id),
             outputs=outputs,
@@ -246,22 +254,30 @@ class Reader:
             origin[id(mask)] = place.origin[id(tensor)]
 
     def _open_model(self, call: Any, place: Place) -> list[tuple[str, int]] | None:
-        """Read the nested model that is called; return None if it stays closed."""
+        """Read the nested model that is called; return None if the call is one of something else.
+
+        Raises:
+            ClosedError: if the model stays closed.
+        """
         import keras
 
         outer = call.operation
         model = _inside(outer)
-        if not isinstance(model, keras.Function | keras.Sequential) or not inputs_of(model):
+        if not isinstance(model, keras.Function | keras.Sequential):
             return None
+        if not inputs_of(model):
+            raise ClosedError("it has no graph, as one of its layers takes no symbolic tensors")
         origin = place.origin
         given = given_to_model(call, model)
         tensors = [*given.values()]
         masks = [self._masks.of(tensor) for tensor in tensors]
         present = [mask for mask in masks if mask is not None]
         if not tensors or not all(id(tensor) in origin for tensor in tensors):
-            return None
-        if has_other_masks(call, masks) or (present and model is not outer):
-            return None
+            raise ClosedError("its arguments are not the tensors that its inputs take")
+        if has_other_masks(call, masks):
+            raise ClosedError("it is called with a mask of its own")
+        if present and model is not outer:
+            raise ClosedError("it is applied to each step of an input with a mask")
         for mask in present:
             self._read_mask(mask, origin)
         inner = model
@@ -373,9 +389,12 @@ class Reader:
             return {}
         reader, traced, ends = apart
         operations = [inside.record.operation for inside in reader.recorded]
-        return found_by_trace(node, call, reader.nodes, reader.edges, operations, traced, ends)
+        found = found_by_trace(node, call, reader.nodes, reader.edges, operations, traced, ends)
+        is_openable = _is_untold(call.operation) and not self.open_layers
+        opens_with = "open_layers" if is_openable and _has_skip_path(apart) else node.opens_with
+        return {**found, "opens_with": opens_with}
 
-    def _read_apart(self, call: Any) -> tuple[Reader, Traced, list[tuple[str, int]]] | None:
+    def _read_apart(self, call: Any) -> _Apart | None:
         """Return a reader of the calls inside a layer or operation, the trace and its ends.
 
         The inputs are "input 0", "input 1" and so on. Return None if the call cannot be traced.
@@ -392,7 +411,8 @@ class Reader:
                     traced = traced_call(call, self.shapes, self._masks.of, {})
             except ConstantError:
                 raise
-            except ClosedError:
+            except ClosedError as error:
+                self._reasons[id(call)] = str(error)
                 return None
             reader._traced.append(traced)
             bound = {
@@ -406,19 +426,23 @@ class Reader:
     def _is_opened(self, call: Any) -> bool:
         """Return whether a call is one of a composite layer that shows the calls inside.
 
-        An attention layer of KerasHub does if there is a skip path inside, past its projections.
+        An attention layer of KerasHub does if there is a skip path inside, past its projections,
+        and so does a layer of your own with weights but no layers.
         """
-        from plots.skips import skip_paths
-
         if not self.open_layers or is_composite(call.operation):
             return self.open_layers
         tensors = [*call.input_tensors, *call.outputs]
         shapes = {self.shapes.get(id(tensor), tensor.shape) for tensor in tensors}
-        if len(tensors) != 2 or len(shapes) != 1 or not is_attention_of_hub(call.operation):
+        if len(tensors) != 2 or len(shapes) != 1:
             return False
-        apart = self._read_apart(call)
-        inside = None if apart is None else graph_inside(apart[0].nodes, apart[0].edges, *apart[1:])
-        return inside is not None and bool(skip_paths(inside))
+        is_attention = is_attention_of_hub(call.operation)
+        if not is_attention and not _is_untold(call.operation):
+            return False
+        try:
+            apart = self._read_apart(call)
+        except ConstantError:
+            return False
+        return apart is not None and _has_skip_path(apart)
 
     def _is_function(self, call: Any) -> bool:
         """Return whether a call without weights shows the calls inside: see `is_function`.
@@ -455,6 +479,25 @@ class Reader:
         return tensor
 
 
+_Apart = tuple[Reader, Traced, list[tuple[str, int]]]
+"""Reader of the calls inside a layer or operation, the trace and its ends."""
+
+
+def _has_skip_path(apart: _Apart) -> bool:
+    """Return whether there is a skip path among the calls inside a layer."""
+    from plots.skips import skip_paths
+
+    reader, traced, ends = apart
+    inside = graph_inside(reader.nodes, reader.edges, traced, ends)
+    return inside is not None and bool(skip_paths(inside))
+
+
+def _is_untold(operation: Any) -> bool:
+    """Return whether a layer with weights is one of your own that declares nothing."""
+    has_weights = bool(getattr(operation, "weights", ()))
+    return has_weights and is_own_layer(operation) and not describes_call(operation)
+
+
 def _adds_losses(layer: Any) -> bool:
     """Return whether the `call` of a layer calls `add_loss`."""
     code = getattr(inspect.unwrap(type(layer).call), "__code__", None)
@@ -465,7 +508,8 @@ def _inside(operation: Any) -> Any:
     """Return the layer inside a `TimeDistributed`, else the operation itself."""
     import keras
 
-    return operation.layer if isinstance(operation, keras.layers.TimeDistributed) else operation
+    is_mapped = isinstance(operation, keras.layers.TimeDistributed)
+    return operation.layer if is_mapped and not call_class(type(operation)) else operation
 
 
 def _with_sublayers(operation: Any) -> list[Any]:

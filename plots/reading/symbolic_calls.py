@@ -13,11 +13,15 @@ from functools import cache, partial
 from typing import Any
 from unittest import mock
 
+from plots.reading.base_calls import as_base, base_calls, overridden_base
 from plots.reading.keras_calls import all_parameter_names, recorded_mask, run_time_mask
 from plots.reading.keras_values import weights_of
 
 OutputSpecs = dict[Any, Any]
-"""(class, configuration, weights and arguments of a call) -> shapes and dtypes of its outputs."""
+"""(class, configuration, weights and arguments of a call) -> shapes and dtypes of its outputs.
+
+Also id(layer) -> the layer that stands for its base class, the same one in all calls.
+"""
 
 
 class SymbolicRun:
@@ -53,6 +57,9 @@ class SymbolicRun:
         self.read: dict[int | None, list[Any]] = {}
         self._calling: list[Any] = []  # layers and operations whose shapes are inferred
         self._inside = layer._flatten_layers(False) if hasattr(layer, "_flatten_layers") else []
+        self._base = overridden_base(layer)
+        if self._base is not None:
+            known.setdefault(id(layer), as_base(layer, self._base))
         self._weights: list[tuple[Any, Mapping[str, Any]]] = []  # layers and such attributes
         self._own = {id(weight): weight for weight in weights_of(layer)}
         inputs: dict[int, Any] = {}
@@ -97,6 +104,8 @@ class SymbolicRun:
                 self._reads_noted(),
             ):
                 stack.enter_context(context)
+            if self._base is not None:
+                stack.enter_context(base_calls(layer, self._base, self._base_call))
             layer(*args, **kwargs)
         return returned[0]
 
@@ -144,6 +153,20 @@ class SymbolicRun:
         stand_in = keras.Input(batch_shape=tuple(value.shape), dtype=dtype)
         self.stand_ins.append((stand_in, value))
         return stand_in
+
+    def _base_call(self, *args: Any, **kwargs: Any) -> Any:
+        """Record a call that the layer makes of its base class as one call of that class."""
+        import keras
+
+        base = self._known[id(self._layer)]
+        if self._calling or not symbolic_ones((args, kwargs)):
+            return base.call(*args, **kwargs)
+        with overridden(self._weights), _called(self._calling, base):
+            outputs = self._spec(base, args, kwargs)
+        # As patched by `_recorded_partly`.
+        record = sys.modules[keras.layers.Layer.__module__].Node
+        record(operation=base, outputs=outputs, call_args=args, call_kwargs=kwargs)
+        return outputs
 
     def _symbolic_call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a layer inside symbolically, also with what only its `call` accepts."""

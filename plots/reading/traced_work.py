@@ -7,10 +7,15 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from plots.graph import Edge, Node, Shape
-from plots.layers import is_identity_like
+from plots.layers import is_attention, is_identity_like
 from plots.reading.functions import reason_for_one_call
 from plots.reading.keras_calls import MaskOf
-from plots.reading.tracing import Traced, is_unknown, is_unknown_without_weights
+from plots.reading.tracing import (
+    Traced,
+    is_layer_of_hub,
+    is_unknown,
+    is_unknown_without_weights,
+)
 from plots.reading.traits import traits_of
 
 Found = Mapping[str, Any]
@@ -22,7 +27,16 @@ def tells_its_work(node: Node, call: Any) -> bool:
     if not is_unknown(call.operation) or reason_for_one_call(call.operation):
         return True
     has_weights = not is_unknown_without_weights(call.operation)
+    if has_weights and is_layer_of_hub(call.operation) and not node.call_class:
+        return is_known_class(node)
     return bool(node.role) and (has_weights or _has_products(node))
+
+
+def is_known_class(node: Node) -> bool:
+    """Return whether the class of a call with weights tells what it computes."""
+    from plots.costs.flop_rules import is_known
+
+    return is_attention(node) or is_known(node)
 
 
 def _has_products(node: Node) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from plots.annotations import counted
 from plots.graph import Shape
 from plots.layers import ATTENTION_LAYERS
+from plots.reading.base_calls import overridden_base
 from plots.reading.functions import (
     Names,
     as_operations,
@@ -28,6 +29,7 @@ from plots.reading.guesses import (
 )
 from plots.reading.keras_calls import (
     MaskOf,
+    all_parameter_names,
     arguments_of,
     computing_order,
     implicit_masks_of,
@@ -377,19 +379,25 @@ def discard_calls_of(function: Any) -> Iterator[None]:
 
 
 def is_composite(layer: Any) -> bool:
-    """Return whether a layer consists of other layers with weights, so that it can be opened.
+    """Return whether a layer with weights consists of other calls, so that it can be opened.
 
-    Layers of Keras are not, nor are the attention layers of Keras and KerasHub, unless they contain
-    another attention layer, nor layers that declare the role "attention" (`plots.layers`).
+    Those are of layers inside, or of a class of Keras whose `call` it overrides without declaring
+    what it computes. So is a subclassed model, also without weights. Layers of Keras are not, nor
+    are the attention layers of Keras and KerasHub, unless they contain another attention layer, nor
+    layers that declare the role "attention" (`plots.layers`).
     """
     import keras
 
     is_layer = isinstance(layer, keras.layers.Layer)
     is_model = isinstance(layer, keras.Function | keras.Sequential)
-    if not is_layer or is_model or not layer.weights:
+    if not is_layer or is_model:
         return False
+    if not layer.weights:
+        return isinstance(layer, keras.Model)
     if type(layer).__module__.startswith("keras.") or declared_role(layer) == "attention":
         return False
+    if overridden_base(layer) is not None and not describes_call(layer):
+        return True
     return any(sub.weights for sub in layer._flatten_layers(False)) and not is_attention_of_hub(
         layer
     )
@@ -432,15 +440,32 @@ def is_function(layer: Any) -> bool:
 def is_unknown(operation: Any) -> bool:
     """Return whether only tracing shows the work of a layer or operation that stays closed.
 
-    These are those without weights, and layers of your own with weights but without sublayers.
+    These are those without weights, and layers of your own or of KerasHub with weights but without
+    sublayers, or that extend a layer of Keras.
     """
-    import keras
-
     if is_unknown_without_weights(operation):
         return True
-    is_own = isinstance(operation, keras.layers.Layer) and call_class(type(operation)) != ""
+    if not is_own_layer(operation):
+        return is_layer_of_hub(operation) and not is_composite(operation)
+    return overridden_base(operation) is not None or not is_composite(operation)
+
+
+def is_layer_of_hub(operation: Any) -> bool:
+    """Return whether an operation is a layer of KerasHub, and no model."""
+    import keras
+
     is_model = isinstance(operation, keras.Model | keras.Function)
-    return is_own and not is_model and not is_composite(operation)
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return is_layer and not is_model and type(operation).__module__.startswith("keras_hub.")
+
+
+def is_own_layer(operation: Any) -> bool:
+    """Return whether an operation is a layer with a `call` of your own, and no model."""
+    import keras
+
+    is_model = isinstance(operation, keras.Model | keras.Function)
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return is_layer and not is_model and call_class(type(operation)) != ""
 
 
 def is_attention_of_hub(layer: Any) -> bool:
@@ -451,5 +476,10 @@ def is_attention_of_hub(layer: Any) -> bool:
 
 def _is_attention(layer: Any) -> bool:
     """Return whether a layer is an attention of Keras or KerasHub with query, key and value."""
-    known = (c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub.")))
-    return any(base.__name__ in ATTENTION_LAYERS for base in known)
+    known = [c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub."))]
+    if not any(base.__name__ in ATTENTION_LAYERS for base in known):
+        return False
+    # XLNet extends that of Keras by a call with other arguments.
+    owner = next(c for c in type(layer).__mro__ if "call" in vars(c))
+    is_of_keras = owner.__module__.startswith("keras.")
+    return is_of_keras or all_parameter_names(type(layer)) >= {"query", "value"}
