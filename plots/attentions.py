@@ -235,8 +235,8 @@ def lengths_of_samples(graph: Graph) -> frozenset[str]:
     found = set(prefix_lengths(graph))
     for node_id in graph.inputs:
         (tensor, *_) = graph.node(node_id).outputs
-        is_number = "int" in tensor.dtype and all(size == 1 for size in tensor.shape[1:])
-        takers = map(graph.node, passing.descendants(node_id) if is_number else ())
+        is_single = "int" in tensor.dtype and all(size == 1 for size in tensor.shape[1:])
+        takers = map(graph.node, passing.descendants(node_id) if is_single else ())
         if any(n.operation in _ORDERS and {*n.outputs[0].shape[1:]} - {1} for n in takers):
             found.add(node_id)
     return frozenset(found)
