@@ -207,7 +207,7 @@ def build(spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
     """
     spec = as_spec("build", spec, changes)
     if not abstract and variables_are_allocated() and not custom_component(spec):
-        check_weights(count_parameters(spec).total)
+        check_parameter_memory(count_parameters(spec).total)
     inputs = symbolic_inputs(spec)
     with without_weights() if abstract else nullcontext():
         outputs = wire(LayerScope(spec), inputs)
@@ -215,7 +215,7 @@ def build(spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any
     return model_class(as_input(inputs), outputs, name=spec.kind)
 
 
-def check_weights(parameters: int) -> None:
+def check_parameter_memory(parameters: int) -> None:
     """Check that so many parameters fit into the memory of this machine.
 
     Raises:

@@ -16,6 +16,9 @@ from builders.errors import invalid_value
 LARGEST_COUNT = 2**31 - 1
 """The most of anything that is counted: Keras and TensorFlow count steps and rows as int32."""
 
+LARGEST_NUMBER = 3e38
+"""Numbers are float32 in a training step and in a sampler."""
+
 _LONGEST_NAME = 200
 _FILE_NAME = re.compile(
     r"[^\s<>|?*]+\.(txt|text|md|csv|tsv|jsonl?|gz|bz2|xz|zip|html?|xml|py)", re.I
@@ -152,7 +155,9 @@ def check_real(name: str, value: Any) -> None:
     is_allowed, allowed = _ALLOWED[name]
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     # Comparisons are False for NaN, and do not overflow for a huge int.
-    if not (is_real and -math.inf < value < math.inf and is_allowed(value)):
+    if is_real and LARGEST_NUMBER < value < math.inf:
+        allowed = f"at most {LARGEST_NUMBER}"
+    if not (is_real and abs(value) <= LARGEST_NUMBER and is_allowed(value)):
         raise invalid_value(name, value, allowed)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builders.errors import invalid_value, names_similar_fields
-from functional_models.checks import LARGEST_COUNT
+from functional_models.checks import LARGEST_COUNT, LARGEST_NUMBER
 
 SCHEDULES = ("cosine", "inverse_sqrt", "warmup_stable_decay", "constant")
 
@@ -19,9 +19,6 @@ PACKINGS = ("stream", "documents")
 
 LARGEST_SEED = 2**32 - 1
 """The largest seed that Keras and NumPy take."""
-
-LARGEST_NUMBER = 3e38
-"""Numbers are float32 in a training step."""
 
 
 @names_similar_fields("recipe field")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import builders
 from builders.counting import custom_component
 from builders.memory import check_memory
-from builders.models import check_weights
+from builders.models import check_parameter_memory
 from functional_models.batches import check_is_long
 from functional_models.corpora import Corpus, TextCorpus
 from functional_models.corpora.stored import count_characters
@@ -50,7 +50,7 @@ def check_training_sizes(
             _check_length(spec, tokenizer, documents, what)
     if not elsewhere and not custom_component(spec):
         parameters = builders.count_parameters(spec).total
-        check_weights(parameters)
+        check_parameter_memory(parameters)
         check_step_memory(spec, parameters, recipe, spec.max_sequence_length)
 
 

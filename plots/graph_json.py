@@ -149,7 +149,7 @@ def check_graph(graph: Any) -> None:
 
 
 def _check_sizes(graph: Any) -> None:
-    """Check the sizes of tensors, the numbers of weights and those of blocks."""
+    """Check the sizes of tensors, the numbers of weights and those of blocks, not their types."""
     counts: list[tuple[str, float]] = []
     for part in (graph, *graph.nodes):
         place = f"the call {part.id!r}" if part is not graph else f"the graph {graph.name!r}"
@@ -158,15 +158,15 @@ def _check_sizes(graph: Any) -> None:
     tensors = [(f"the edge {edge.id!r}", edge.tensor) for edge in graph.edges]
     tensors += [(f"the call {node.id!r}", one) for node in graph.nodes for one in node.outputs]
     for place, tensor in tensors:
-        sizes = [size for size in tensor.shape if size is not None]
+        sizes = [size for size in tensor.shape if isinstance(size, int)]
         counts += ((f"the shape of {place}", size) for size in sizes)
         _check_size(math.prod(sizes), f"the number of elements of {place}", _MOST)
     counts += (
         (f"the size of the axis {name!r}", size or 0) for name, size in graph.letters.items()
     )
     for what, number in counts:
-        if number < 0:
+        if isinstance(number, int | float) and number < 0:
             raise ValueError(f"{what} must be 0 or more, given {number}")
     for name, times in graph.repeats.items():
-        if times < 1:
+        if isinstance(times, int) and times < 1:
             raise ValueError(f"{name!r} stands for {times} blocks, and must for 1 or more")

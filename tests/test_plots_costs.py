@@ -339,6 +339,7 @@ def test_a_time_distributed_model_costs_as_often_as_there_are_steps():
     [
         ({"s": 3}, "sizes has 's', but free axes of this model are 'b', 't'"),
         ({"t": 0}, "the size of 't' is 0; it must be an int, 1 or more"),
+        ({"t": 10**5000}, "the size of 't' must be at most 9,223,372,036,854,775,807"),
         ({"t": 1.5}, "the size of 't' is 1.5"),
     ],
 )

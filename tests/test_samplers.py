@@ -269,6 +269,8 @@ def test_instances_are_wrapped_only_for_processors():
         ({"sampler": None}, "unknown sampler None"),
         ({"sampler": ["greedy"]}, "unknown sampler"),
         ({"temperature": 0}, "temperature=0: must be above 0; for deterministic output use greedy"),
+        ({"temperature": 1e39}, r"temperature=1e\+39: must be at most 3e\+38"),
+        ({"repetition_penalty": 10**400}, "must be at most 3e"),
         ({"temperature": -0.1}, r"temperature=-0\.1"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"temperature": float("inf")}, "temperature=inf"),

@@ -16,6 +16,9 @@ from plots.costs.flop_rules import MeasuredCall, count, flops_of
 from plots.graph import Graph, Node, Tensor, bytes_of
 from plots.registry import graph_plugin
 
+LARGEST_SIZE = 2**63 - 1
+"""Of an axis: backends count the elements of a tensor as int64."""
+
 DEFAULT_LENGTH = 1024
 DEFAULT_SIZES = {"b": 1, "D": 224, "H": 224, "W": 224}
 """Free sizes for shares and colours; all other letters are lengths."""
@@ -172,6 +175,8 @@ def _chosen_sizes(axes: GraphAxes, sizes: Mapping[str, int] | None) -> dict[str,
             )
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ValueError(f"the size of {letter!r} is {size!r}; it must be an int, 1 or more")
+        if size > LARGEST_SIZE:
+            raise ValueError(f"the size of {letter!r} must be at most {LARGEST_SIZE:,}")
     length = given.get("t", DEFAULT_LENGTH)
     return {letter: DEFAULT_SIZES.get(letter, length) for letter in free} | given
 
