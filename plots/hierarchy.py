@@ -102,8 +102,14 @@ def find_unnamed_namespaces(graph: Graph) -> dict[str, str]:
             namespaces[node.id] = _joined(node, common)
             outer = enclosing_namespaces(common)
             blocks = [name for name in enclosing_namespaces(before[node.id]) if numbered(name)]
-            is_left = bool(blocks) and blocks[-1] not in outer
-            if is_left and not _is_branch(graph, node, blocks[-1], before, named):
+            if not blocks or blocks[-1] in outer:
+                continue
+            if _is_branch(graph, node, blocks[-1], before, named):
+                following = [after[edge.target] for edge in graph.outgoing[node.id]]
+                block = enclosing_block(reduce(common_namespace, following or [""]))
+                if common_namespace(block, common) == common:
+                    namespaces[node.id] = _joined(node, block)
+            else:
                 left[node.id] = [_joined(node, name) for name in blocks if name not in outer]
     return namespaces | _at_the_end_of_blocks(graph, left)
 
@@ -114,7 +120,7 @@ def _is_branch(
     """Return whether named calls outside of a block take what an unnamed call takes from it.
 
     They are then branches of the next block, such as those of an Inception module, and the call is
-    one of them.
+    one of them, as the pooling on a shortcut is.
 
     Args:
         graph: The graph.
