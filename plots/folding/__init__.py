@@ -75,7 +75,7 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     difference. Outputs of removed blocks come from the last kept one, and `Graph.repeats` has the
     number of blocks that it stands for. Overlays that count have its mean over these blocks, so
     that their totals are right even if the blocks grow. Calls of an unnamed block are in a
-    namespace "block_1". Equal numbered blocks within a folded block are folded too.
+    namespace "block_1". Equal residual blocks within a folded block are folded too.
 
     Raises:
         ValueError: if `blocks` is less than one.
