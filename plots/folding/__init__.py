@@ -85,7 +85,9 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     found = find_stacks(graph)
     folded = _fold_stacks(graph, found, blocks)
     while found[1]:
-        kept = [block for stack in found[1] for block in stack.kept(blocks)]
+        # The blocks of a loop, whose passes share their weights, are drawn.
+        stacks = (stack for stack in found[1] if not stack.is_loop)
+        kept = [block for stack in stacks for block in stack.kept(blocks)]
         large = {block.name for block in kept if len(block.nodes) >= _FEWEST_AROUND}
         found = find_inner_stacks(folded, large)
         folded = _fold_stacks(folded, found, blocks)
