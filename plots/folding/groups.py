@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
 
 from plots.annotations import Note, Overlay, Quantity, SkipPath
 from plots.graph import Edge, Graph, Node
@@ -289,8 +290,8 @@ def _group(
         if node.kind != "weights"
     )
 
-    def total(sizes: Callable[[Node], int]) -> int:
-        return sum(times.get(node.id, 1) * sizes(node) for node in layers)
+    def total(size: Callable[[Node], Any]) -> Any:
+        return sum(times.get(node.id, 1) * size(node) for node in layers)
 
     switches = {node.trainable for node in layers if node.parameters}
     return Node(
