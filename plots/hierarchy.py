@@ -102,9 +102,39 @@ def find_unnamed_namespaces(graph: Graph) -> dict[str, str]:
             namespaces[node.id] = _joined(node, common)
             outer = enclosing_namespaces(common)
             blocks = [name for name in enclosing_namespaces(before[node.id]) if numbered(name)]
-            if blocks and blocks[-1] not in outer:
+            if not blocks or blocks[-1] in outer:
+                continue
+            if _is_branch(graph, node, blocks[-1], before, named):
+                following = [after[edge.target] for edge in graph.outgoing[node.id]]
+                block = enclosing_block(reduce(common_namespace, following or [""]))
+                if common_namespace(block, common) == common:
+                    namespaces[node.id] = _joined(node, block)
+            else:
                 left[node.id] = [_joined(node, name) for name in blocks if name not in outer]
     return namespaces | _at_the_end_of_blocks(graph, left)
+
+
+def _is_branch(
+    graph: Graph, node: Node, block: str, before: Mapping[str, str], named: Mapping[str, str]
+) -> bool:
+    """Return whether named calls outside of a block take what an unnamed call takes from it.
+
+    They are then branches of the next block, such as those of an Inception module, and the call is
+    one of them, as the pooling on a shortcut is.
+
+    Args:
+        graph: The graph.
+        node: The unnamed call.
+        block: The namespace of the block.
+        before: The namespaces before each call, or of it if it is named.
+        named: The namespaces of the named calls.
+    """
+    return any(
+        f"{before[edge.source]}.".startswith(f"{block}.")
+        and not f"{named.get(other.target, block)}.".startswith(f"{block}.")
+        for edge in graph.incoming[node.id]
+        for other in graph.outgoing[edge.source]
+    )
 
 
 def _at_the_end_of_blocks(graph: Graph, left: Mapping[str, list[str]]) -> dict[str, str]:

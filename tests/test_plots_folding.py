@@ -229,6 +229,44 @@ def test_folding_again_repeats_no_note():
     assert len(plots.fold(once).notes) == len(once.notes) == 1
 
 
+def bottlenecks(blocks):
+    """Return residual blocks in a stage as in ResNet50V2: the last one has strides of 2."""
+    x = y = keras.Input((13, 13, 3), name="x")
+    for number in range(1, blocks + 1):
+        name, strides = f"conv3_block{number}", 2 if number == blocks else 1
+        shortcut = layers.Conv2D(7, 1, name=f"{name}_0_conv")(y) if number == 1 else y
+        shortcut = layers.MaxPooling2D(1, strides)(y) if strides > 1 else shortcut
+        h = layers.Conv2D(5, 1, name=f"{name}_1_conv")(y)
+        h = layers.Conv2D(7, 3, strides, padding="same", name=f"{name}_2_conv")(h)
+        y = layers.Add(name=f"{name}_out")([shortcut, h])
+    return plots.read_graph(keras.Model(x, y))
+
+
+def test_a_note_says_how_a_block_differs_from_the_usual_ones_and_not_from_the_first():
+    graph = plots.fold(bottlenecks(5))
+    (note,) = (note for note in graph.notes if note.kind == "deviates")
+    assert graph.repeats == {"conv3.block1": 4}
+    assert note.text == (
+        "conv3.block5 differs from conv3.block1: it also has MaxPooling2D, and strides of 2_conv "
+        "is 2×2, not 1×1"
+    )
+
+
+def test_a_note_has_shapes_as_a_picture_has():
+    x = y = keras.Input((13, 7), name="x")
+    for number, width in enumerate([7, 7, 7, 11]):
+        y = layers.Activation("relu", name=f"block_{number}.act")(y)
+        y = layers.Dense(width, name=f"block_{number}.up")(y)
+        y = layers.Dense(7, name=f"block_{number}.down")(y) if number > 3 else y
+    y = layers.Dense(5, name="block_4.up")(layers.Activation("relu", name="block_4.act")(y))
+    graph = plots.fold(plots.read_graph(keras.Model(x, y)))
+    texts = [note.text for note in graph.notes if note.kind == "deviates"]
+    assert texts == [
+        "block_3 differs from block_0: units of up is 11, not 7",
+        "block_4 differs from block_3: act returns (None, 13, 11), not (None, 13, 7)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("factor", "message"),
     [(3.0, "Multiply takes other constants"), (None, "Add in place of Multiply")],

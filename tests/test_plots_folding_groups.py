@@ -12,6 +12,7 @@ from keras import layers
 
 import builders
 import plots
+from plots.annotations import Quantity
 from plots.graph import check_graph
 from plots.hierarchy import depth_of, find_namespaces
 from plots.skips import mark_skip_paths
@@ -269,3 +270,30 @@ def test_the_terms_of_a_sum_have_no_labels():
     for merge, number in ((layers.Add, 0), (layers.Subtract, 1), (layers.Concatenate, 1)):
         drawn = plots.to_mermaid(plots.read_graph(keras.Model(x, merge()(two(x)))))
         assert drawn.count("inputs.1") == number
+
+
+def test_a_closed_stage_counts_all_blocks_that_one_in_it_stands_for():
+    """Also the calls of the first block only, and equal stages within which blocks are folded."""
+    x = y = keras.Input((11, 7), name="x")
+    for stage in range(3):
+        for block in range(4):
+            name = f"s{stage}_b{block}"
+            shortcut = layers.Dense(7, name=f"{name}_wide")(y) if stage == block == 0 else y
+            h = layers.LayerNormalization(name=f"{name}_norm")(y)
+            y = layers.Add(name=f"{name}_sum")([shortcut, layers.Dense(7, name=f"{name}_up")(h)])
+    model = keras.Model(x, y)
+    graph = plots.parameters(plots.flops(plots.shapes(mark_skip_paths(plots.read_graph(model)))))
+    folded = plots.fold(graph, depth=0)
+    stages = [node for node in folded.nodes if node.kind == "group"]
+    times = [folded.times(node) for node in stages]
+    whole = zip(times, stages, strict=True)
+    assert sum(n * node.config["calls"] for n, node in whole) == len(graph.nodes) - 1
+    for kind in ("flops", "parameters"):
+        overlay = folded.overlay(kind)
+        counted = [overlay.values[node.id] * n for n, node in zip(times, stages, strict=True)]
+        assert sum(counted, Quantity()) == overlay.whole == graph.overlay(kind).whole
+    paths = sum(n * node.config["skip_paths"] for n, node in zip(times, stages, strict=True))
+    assert paths == len(graph.skip_paths)
+    assert sum(n * node.parameters for n, node in zip(times, stages, strict=True)) == (
+        model.count_params()
+    )

@@ -247,3 +247,42 @@ def test_the_boxes_of_opened_models_survive_serialisation():
     again = plots.Graph.from_json(graph.to_json())
     assert again == graph
     assert find_namespaces(again) == find_namespaces(graph)
+
+
+# Blocks of which only the last call is named
+
+
+def inception(widths):
+    """Return modules of two branches; only the concatenation of each one is named."""
+    x = y = keras.Input((11, 13, 7), name="x")
+    for number, width in enumerate(widths):
+        pooled = layers.AveragePooling2D(3, 1, "same")(y)
+        branches = [layers.Conv2D(width, 1)(y), layers.Conv2D(5, 1)(pooled)]
+        if number >= len(widths) - 2:  # numbered as in keras.applications
+            halves = [layers.Conv2D(width, size, padding="same")(branches[0]) for size in (1, 3)]
+            name = f"mixed{len(widths) - 2}_{number - len(widths) + 2}"
+            branches[0] = layers.Concatenate(name=name)(halves)
+        y = layers.Concatenate(name=f"mixed{number}")(branches)
+    return plots.read_graph(keras.Model(x, layers.GlobalAveragePooling2D(name="pool")(y)))
+
+
+def test_an_unnamed_branch_is_not_in_the_block_that_it_takes():
+    graph = inception([2, 2, 2, 2, 3, 4])
+    folded = plots.fold_blocks(graph)
+    assert folded.repeats == {"mixed0": 4}
+    boxes = {node.namespace: node.class_name for node in folded.nodes if node.namespace}
+    assert boxes.keys() == {"mixed0"}
+    pools = [node for node in folded.nodes if node.class_name == "AveragePooling2D"]
+    assert [pool.namespace for pool in pools] == ["mixed0", "", ""]
+
+
+def test_a_result_named_like_another_one_and_a_number_is_no_block_around_it():
+    graph = inception([2, 3, 4])
+    names = {"mixed1_0": "", "mixed1": "", "mixed1_1": ""}
+    assert {node.id: node.namespace for node in graph.nodes if node.id in names} == names
+
+
+def test_the_module_of_a_folded_block_has_another_name_than_the_block():
+    outlined = plots.apply_plugins(inception([2, 2, 2, 2, 3, 4]), ["outline"])
+    inside = [node.name for node in outlined.nodes if node.namespace == "mixed0"]
+    assert inside == ["mixed0.branches"]

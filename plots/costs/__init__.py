@@ -123,6 +123,8 @@ def _uncounted(class_name: str, part: str, advice: str, ids: list[str]) -> Note:
         text = f"FLOPs of {class_name} are not counted: {advice}"
     elif part.startswith("activation "):
         text = f"FLOPs of {class_name} are counted without its {part}, which is not registered"
+    elif not part.startswith("parts of "):
+        text = f"FLOPs of {class_name} are counted without its {part}, which no rule counts"
     else:
         text = (
             f"FLOPs of {class_name} are counted in part: it has weights that its rule does not "

@@ -171,6 +171,8 @@ def _block(call: MeasuredCall) -> Quantity | None:
     known |= {*_vectors_without_biases(d, h, n, len(lengths))}
     if vectors < min(known) or node.call_class:
         return None
+    if is_fourier:  # in the place of attention; as in an opened block
+        flops = flops.without("FFT2")
     return flops if vectors in known else flops.without(f"parts of {node.class_name}")
 
 

@@ -75,7 +75,7 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     difference. Outputs of removed blocks come from the last kept one, and `Graph.repeats` has the
     number of blocks that it stands for. Overlays that count have its mean over these blocks, so
     that their totals are right even if the blocks grow. Calls of an unnamed block are in a
-    namespace "block_1". Equal numbered blocks within a folded block are folded too.
+    namespace "block_1". Equal residual blocks within a folded block are folded too.
 
     Raises:
         ValueError: if `blocks` is less than one.
@@ -85,7 +85,9 @@ def fold_blocks(graph: Graph, blocks: int = 1) -> Graph:
     found = find_stacks(graph)
     folded = _fold_stacks(graph, found, blocks)
     while found[1]:
-        kept = [block for stack in found[1] for block in stack.kept(blocks)]
+        # The blocks of a loop, whose passes share their weights, are drawn.
+        stacks = (stack for stack in found[1] if not stack.is_loop)
+        kept = [block for stack in stacks for block in stack.kept(blocks)]
         large = {block.name for block in kept if len(block.nodes) >= _FEWEST_AROUND}
         found = find_inner_stacks(folded, large)
         folded = _fold_stacks(folded, found, blocks)

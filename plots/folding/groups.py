@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
 
 from plots.annotations import Note, Overlay, Quantity, SkipPath
 from plots.graph import Edge, Graph, Node
-from plots.hierarchy import depth_of, find_namespaces, find_unnamed_namespaces
+from plots.hierarchy import (
+    depth_of,
+    enclosing_namespaces,
+    find_namespaces,
+    find_unnamed_namespaces,
+)
 from plots.traversal import CycleError, topological_order
 
 
@@ -23,6 +30,8 @@ class Contraction:
         edge_ids: Old id -> new id of each remaining edge.
         dropped: Removed nodes whose annotations are dropped: those without a replacement, and those
             replaced by an equal node. Nodes merged into a group are not among them.
+        times: Id of a node merged into a group -> number of calls that it stands for in it, if it
+            is in a folded block there.
     """
 
     nodes: tuple[Node, ...]
@@ -31,6 +40,7 @@ class Contraction:
     replaced: Mapping[str, str]
     edge_ids: Mapping[str, str]
     dropped: frozenset[str] = frozenset()
+    times: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, graph: Graph) -> Graph:
         """Return the contracted graph, with the annotations of `graph` moved to what remains.
@@ -53,7 +63,9 @@ class Contraction:
             outputs=self.outputs,
             skip_paths=tuple(dict.fromkeys(self._paths(graph.skip_paths, there))),
             stream=tuple(dict.fromkeys((a, b) for a, b in stream if a != b and {a, b} <= there)),
-            overlays=tuple(replace(o, values=_moved_values(o, now)) for o in graph.overlays),
+            overlays=tuple(
+                replace(o, values=_moved_values(o, now, self.times)) for o in graph.overlays
+            ),
             notes=tuple(_moved_notes(graph, now)),
             pictures={i: png for i, png in graph.pictures.items() if now.get(i) == i},
         )
@@ -76,12 +88,16 @@ class Contraction:
                 )
 
 
-def _moved_values(overlay: Overlay, now: Mapping[str, str]) -> dict[str, Quantity]:
+def _moved_values(
+    overlay: Overlay, now: Mapping[str, str], times: Mapping[str, int]
+) -> dict[str, Quantity]:
     """Return the values of an overlay by new ids, with those of merged nodes combined."""
     values: dict[str, Quantity] = {}
     for place, new in now.items():  # in the graph's order, so the last value comes last
         if place in overlay.values:
             value = overlay.values[place]
+            if overlay.combine == "sum" and place in times:
+                value = value * times[place]
             adds = overlay.combine == "sum" and new in values
             values[new] = values[new] + value if adds else value
     return values
@@ -173,8 +189,16 @@ def _closed(
     graph: Graph, groups: Mapping[str, list[Node]], into: Mapping[str, str], order: Iterable[str]
 ) -> Graph:
     returned = _group_outputs(graph, into)
+    # A call of the first block only counts once, but overlays have its share of all blocks.
+    once = {
+        node_id
+        for note in graph.notes
+        if note.kind == "varies" and note.text.startswith("in the first of")
+        for node_id in note.about
+    }
+    times = _times_inside(graph, groups, once)
     nodes = [
-        _group(graph, place, groups[place], returned.get(place, {}))
+        _group(graph, place, groups[place], returned.get(place, {}), times)
         if place in groups
         else graph.node(place)
         for place in order
@@ -208,7 +232,32 @@ def _closed(
         ),
         replaced=into,
         edge_ids={before: edge.id for before, edge in edges.items()},
+        times=_times_inside(graph, groups, once=()),
     ).of(graph)
+
+
+def _times_inside(
+    graph: Graph, groups: Mapping[str, list[Node]], once: Collection[str]
+) -> dict[str, int]:
+    """Return the numbers of calls that members of groups stand for, if they are not 1.
+
+    Those of folded blocks within a group; the blocks around it count with the group. Calls in
+    `once` are in the first of the blocks only.
+    """
+    if not graph.repeats:
+        return {}
+    namespaces = find_namespaces(graph)
+    times: dict[str, int] = {}
+    for group_id, nodes in groups.items():
+        around = group_id.removesuffix("*")
+        for node in nodes:
+            own = node.name if node.kind == "group" else node.id
+            names = [*enclosing_namespaces(namespaces[node.id]), own]
+            found = [graph.repeats[n] for n in names if n in graph.repeats and n.startswith(around)]
+            number = prod(found[:-1] if node.id in once else found)
+            if number != 1:
+                times[node.id] = number
+    return times
 
 
 def _group_outputs(graph: Graph, into: Mapping[str, str]) -> dict[str, dict[tuple[str, int], int]]:
@@ -223,14 +272,27 @@ def _group_outputs(graph: Graph, into: Mapping[str, str]) -> dict[str, dict[tupl
 
 
 def _group(
-    graph: Graph, group_id: str, nodes: list[Node], outputs: Mapping[tuple[str, int], int]
+    graph: Graph,
+    group_id: str,
+    nodes: list[Node],
+    outputs: Mapping[tuple[str, int], int],
+    times: Mapping[str, int],
 ) -> Node:
     name = group_id.removesuffix(".*")
     inside = {node.id for node in nodes}
     layers = {node.layer: node for node in nodes}.values()
-    paths = sum(path.target in inside for path in graph.skip_paths)
+    ends = [path.target for path in graph.skip_paths if path.target in inside]
+    paths = sum(times.get(node_id, 1) for node_id in ends)
     calls = [call for node in nodes for call in (node.members or (node.id,))]
-    unused = sum(node.kind == "weights" for node in nodes)
+    number = sum(
+        times.get(node.id, 1) * int(node.config.get("calls", 1) if node.kind == "group" else 1)
+        for node in nodes
+        if node.kind != "weights"
+    )
+
+    def total(size: Callable[[Node], Any]) -> Any:
+        return sum(times.get(node.id, 1) * size(node) for node in layers)
+
     switches = {node.trainable for node in layers if node.parameters}
     return Node(
         id=group_id,
@@ -241,11 +303,11 @@ def _group(
         namespace=name.rpartition(".")[0],
         layer=group_id,
         outputs=tuple(graph.node(i).outputs[k] for i, k in outputs),
-        parameters=sum(node.parameters for node in layers),
-        trainable_parameters=sum(node.trainable_parameters for node in layers),
-        weight_bytes=sum(node.weight_bytes for node in layers),
-        shared_parameters=sum(node.shared_parameters for node in layers),
+        parameters=total(lambda node: node.parameters),
+        trainable_parameters=total(lambda node: node.trainable_parameters),
+        weight_bytes=total(lambda node: node.weight_bytes),
+        shared_parameters=total(lambda node: node.shared_parameters),
         trainable=True in switches if switches else None,
-        config={"calls": len(calls) - unused} | ({"skip_paths": paths} if paths else {}),
+        config={"calls": number} | ({"skip_paths": paths} if paths else {}),
         members=tuple(calls),
     )

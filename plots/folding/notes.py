@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from plots.annotations import Note, Overlay
-from plots.folding.signatures import Block, Path, Run
+from plots.annotations import Note, Overlay, shape_text
+from plots.differences.difference import changed_entries
+from plots.folding.signatures import Block, Path, Run, Signature
 from plots.folding.stacks import Stack
 from plots.graph import Node
 
@@ -95,7 +97,9 @@ def deviations(stack: Stack, blocks: int) -> Iterator[Note]:
             start, period, times = repeated
             place = (stack.blocks.index(usual) - start) % period
             alike = stack.blocks[start + place : start + period * times : period]
-            text = f"{odd.name} differs from {usual.name}: {_difference(usual, odd, alike)}"
+            # The first block of a run may have a shortcut that the others lack.
+            like = alike[-1] if len(usual.nodes) > len(alike[-1].nodes) else usual
+            text = f"{odd.name} differs from {usual.name}: {_difference(like, odd, alike)}"
             yield Note("deviates", tuple(node.id for node in odd.nodes), text)
 
 
@@ -107,55 +111,88 @@ def _difference(before: Block, after: Block, alike: Sequence[Block]) -> str:
         after: Another block.
         alike: All blocks of the run. What varies in it is named only if nothing else differs.
     """
-    varying = ""
     if len(before.nodes) != len(after.nodes):
-        names, others = (Counter(n.shown_name for n in block.nodes) for block in (before, after))
-        ways = {"also has": others - names, "lacks": names - others}
-        calls = {
-            verb: " and ".join(n.elements()) if n.total() < 3 else f"{n.total()} calls"
-            for verb, n in ways.items()
-        }
-        return "it " + " and ".join(f"{verb} {some}" for verb, some in calls.items() if some)
+        return _other_calls(before, after)
+    varying = ""
     for place, (old, new, was, node) in enumerate(
         zip(before.signature, after.signature, before.nodes, after.nodes, strict=True)
     ):
         name = node.shown_name
         if was.class_name != node.class_name:
             return f"{_with_class(node)} in place of {_with_class(was)}"
-        for key in sorted({*was.config, *node.config} - {"seed"}):
-            if was.config.get(key) != node.config.get(key):
-                change = f"{node.config.get(key)!r}, not {was.config.get(key)!r}"
-                change = f"{key} of {name} is {change}"
-                if all(
-                    block.nodes[place].config.get(key) == was.config.get(key) for block in alike
-                ):
-                    return change
-                varying = varying or change
+        for key, change in _other_settings(was, node):
+            if all(block.nodes[place].config.get(key) == was.config.get(key) for block in alike):
+                return change
+            varying = varying or change
         if was.outputs != node.outputs:
-            shapes = [tensor.shape for tensor in node.outputs]
-            return f"{name} returns {shapes}, not {[t.shape for t in was.outputs]}"
+            return f"{name} returns {_shapes(node)}, not {_shapes(was)}"
         if was.parameters != node.parameters:
             return f"{name} has {node.parameters:,} parameters, not {was.parameters:,}"
         if was.constants != node.constants:
             return f"{name} takes other constants"
-        if old.ports != new.ports:
-            also, lacks = (
-                Counter(new.ports) - Counter(old.ports),
-                Counter(old.ports) - Counter(new.ports),
-            )
-            verb, ports = ("also takes", also) if also else ("does not take", lacks)
-            which = " and ".join(ports) if len(ports) < 3 else f"{ports.total()} inputs"
-            return f"{name} {verb} {which}"
-        for source, other in zip(old.sources, new.sources, strict=False):
-            if source != other and "outside" in (source[0], other[0]):
-                here, there = (
-                    what
-                    if where == "outside"
-                    else f"from {'inside' if where == 'inside' else 'before'} the block"
-                    for where, what in (other, source)
-                )
-                return f"{name} takes {here}, not {there}"
+        if connected := _other_inputs(old, new):
+            return f"{name} {connected}"
     return varying or "its calls are connected differently"
+
+
+def _other_calls(before: Block, after: Block) -> str:
+    """Return which calls only one of two blocks has, and what differs first in the others."""
+    names, others = (Counter(n.shown_name for n in block.nodes) for block in (before, after))
+    ways = {"also has": others - names, "lacks": names - others}
+    calls = {
+        verb: " and ".join(n.elements()) if n.total() < 3 else f"{n.total()} calls"
+        for verb, n in ways.items()
+    }
+    text = "it " + " and ".join(f"{verb} {some}" for verb, some in calls.items() if some)
+    by_name = {node.shown_name: node for node in before.nodes}
+    changes = (
+        change
+        for node in after.nodes
+        if names[node.shown_name] == others[node.shown_name] == 1
+        for _, change in _other_settings(by_name[node.shown_name], node)
+    )
+    first = next(changes, "")
+    return f"{text}, and {first}" if first else text
+
+
+def _other_settings(was: Node, node: Node) -> Iterator[tuple[str, str]]:
+    """Yield the entries of the configuration that differ, by name, and the change in words."""
+    for key, old, new in changed_entries(was.config, node.config):
+        if key != "seed":
+            yield key, f"{key} of {node.shown_name} is {_in_words(new)}, not {_in_words(old)}"
+
+
+def _in_words(value: str) -> str:
+    """Return the text of a value as labels have it: "2×2" of a list of sizes."""
+    is_sizes = re.fullmatch(r"\[\d+(, \d+)*\]", value)
+    return value.strip("[]").replace(", ", "×") if is_sizes else value
+
+
+def _shapes(node: Node) -> str:
+    """Return the shapes of the outputs of a call as in a picture."""
+    return " and ".join(shape_text(tensor.shape) for tensor in node.outputs)
+
+
+def _other_inputs(old: Signature, new: Signature) -> str:
+    """Return in words how a call takes other inputs than before, or ""."""
+    if old.ports != new.ports:
+        also, lacks = (
+            Counter(new.ports) - Counter(old.ports),
+            Counter(old.ports) - Counter(new.ports),
+        )
+        verb, ports = ("also takes", also) if also else ("does not take", lacks)
+        which = " and ".join(ports) if len(ports) < 3 else f"{ports.total()} inputs"
+        return f"{verb} {which}"
+    for source, other in zip(old.sources, new.sources, strict=False):
+        if source != other and "outside" in (source[0], other[0]):
+            here, there = (
+                what
+                if where == "outside"
+                else f"from {'inside' if where == 'inside' else 'before'} the block"
+                for where, what in (other, source)
+            )
+            return f"takes {here}, not {there}"
+    return ""
 
 
 def _with_class(node: Node) -> str:

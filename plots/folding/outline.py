@@ -160,7 +160,8 @@ def _modules(graph: Graph) -> Iterator[Group]:
         inside = members[merge]
         if 2 < len(inside) <= len(graph.nodes) / 2:
             node = graph.node(merge)
-            label = node.label if node.has_own_name else "branches"
+            is_told = node.has_own_name and node.label != node.namespace.rpartition(".")[2]
+            label = node.label if is_told else "branches"
             yield f"{node.namespace}.{label}".lstrip("."), inside
 
 

@@ -111,10 +111,10 @@ def find_stacks(graph: Graph) -> tuple[Graph, tuple[Stack, ...]]:
 
 
 def find_inner_stacks(graph: Graph, around: Collection[str]) -> tuple[Graph, tuple[Stack, ...]]:
-    """Return the stacks of residual or numbered blocks within some blocks, as `find_stacks` does.
+    """Return the stacks of residual blocks within some blocks, as `find_stacks` does.
 
-    Such as the six equal blocks of each of two equal stages: "× 6" within "× 2". Layers, and
-    branches, within a block are drawn.
+    Such as the six equal blocks of each of two equal stages: "× 6" within "× 2". Equal layers in a
+    row, and branches, within a block are drawn, as in figures of Xception.
 
     Args:
         graph: The graph.
@@ -123,19 +123,16 @@ def find_inner_stacks(graph: Graph, around: Collection[str]) -> tuple[Graph, tup
     namespaces = find_namespaces(graph)
 
     def is_within(stack: Stack) -> bool:
-        if stack.parallel or any(len(block.nodes) < 2 for block in stack.blocks):
+        blocks = [[node.id for node in block.nodes] for block in stack.blocks]
+        if stack.parallel or not all(_merges(graph, ids) for ids in blocks):
             return False
-        inside = (namespaces[node.id] for block in stack.blocks for node in block.nodes)
-        common = reduce(common_namespace, inside)
+        common = reduce(common_namespace, (namespaces[i] for ids in blocks for i in ids))
         return not set(around).isdisjoint(enclosing_namespaces(common))
-
-    def is_residual(stack: Stack) -> bool:
-        return all(_merges(graph, [node.id for node in block.nodes]) for block in stack.blocks)
 
     candidates: list[Stack] = []
     if around:
-        structural = filter(is_residual, _structural(graph, namespaces))
-        candidates += filter(is_within, chain(_named(graph, namespaces), structural))
+        all_of_them = chain(_named(graph, namespaces), _structural(graph, namespaces))
+        candidates = [stack for stack in all_of_them if is_within(stack)]
     return _with_namespaces(graph, namespaces, _chosen(graph, candidates))
 
 

@@ -250,7 +250,8 @@ def _in_numbered_namespaces(
     """Return the nodes with namespaces from numbered names: "conv4.block2" of "conv4_block2_conv".
 
     A numbered prefix ("conv4", "conv4_block2", "stage_0") is a namespace if several names start
-    with it, and no node with another name lies on a path between two of its nodes. `flat` are the
+    with it, and no node with another name, or with weights and no name, lies on a path between two
+    of its nodes. `flat` are the
     namespaces of models whose names have no dots, which are the author's own namespaces.
     """
     prefixes = {
@@ -264,7 +265,7 @@ def _in_numbered_namespaces(
             members.setdefault(prefix, {})[node.id] = node.name
     order = [node.id for node in nodes]
     index = {node_id: position for position, node_id in enumerate(order)}
-    named = {node.id for node in nodes if node.has_own_name}
+    named = {node.id for node in nodes if node.has_own_name or node.parameters}
 
     def is_contiguous(ids: Collection[str]) -> bool:
         places = [index[node_id] for node_id in ids]
@@ -300,8 +301,9 @@ def _is_contiguous(
 ) -> bool:
     """Return whether no other named node lies on a path between two of the nodes.
 
-    An unnamed node, such as an addition, belongs to its surroundings. `between` has all nodes from
-    the first to the last one of `ids`, in topological order.
+    An unnamed node without weights, such as an addition, belongs to its surroundings, and is not
+    among `named`. `between` has all nodes from the first to the last one of `ids`, in topological
+    order.
     """
     inside, left = set(ids), set[str]()  # `left`: computed from nodes outside that follow inside
     for node_id in between:

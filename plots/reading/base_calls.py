@@ -26,7 +26,7 @@ def overridden_base(layer: Any) -> type | None:
     if not isinstance(layer, keras.layers.Layer) or is_model or not call_class(type(layer)):
         return None
     known = (c for c in type(layer).__mro__ if c.__module__.startswith(("keras.", "keras_hub.")))
-    base = next(known)
+    base: Any = next(known)
     return None if base.call is keras.layers.Layer.call else base
 
 
@@ -36,7 +36,7 @@ def as_base(layer: Any, base: type) -> Any:
     What Keras does around `call`, such as passing masks on, it does for `layer` and not again for
     the call of its base class. So calling the returned layer is no more than its `call`.
     """
-    made = object.__new__(_direct(base))
+    made: Any = object.__new__(_direct(base))
     parameters = [*inspect.signature(base.call).parameters][1:]  # type: ignore[attr-defined]
     vars(made).update(
         vars(layer),
