@@ -222,6 +222,7 @@ def test_settings_and_seeds_may_be_added(tmp_path, quick, monkeypatch):
     assert len(study.outcomes) == len([*(tmp_path / "runs").iterdir()]) == 6
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("specs", "options", "difference"),
     [

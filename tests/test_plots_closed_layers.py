@@ -20,6 +20,7 @@ def test_layers_of_kerashub_that_take_no_query_are_opened():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # about `build` of Flux
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["CLIP", "Flux", "ViTDet"])
 def test_no_advice_is_given_that_was_followed(name):
     from test_plots_hub import HUB_MODELS
