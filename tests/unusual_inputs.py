@@ -163,7 +163,7 @@ def video() -> keras.Model:
     return keras.Model(frames, layers.Dense(2)(layers.GlobalAveragePooling3D()(x)))
 
 
-@truth("")
+@truth("batch pairs")
 def scores_of_all_pairs_in_a_batch() -> keras.Model:
     left, right = keras.Input((WIDTH,)), keras.Input((WIDTH,))
     products = ops.matmul(layers.Dense(4)(left), ops.transpose(layers.Dense(4)(right)))
