@@ -20,8 +20,9 @@ from plots.reading.free_sizes import has_unexplained_sizes, with_free_sizes
 from plots.reading.ids import is_auto_named, snake_case
 from plots.reading.keras_calls import RecordedCall
 from plots.reading.keras_values import losses_of
+from plots.reading.operations import inputs_of
 from plots.reading.places import Place
-from plots.reading.reader import Reader, inputs_of
+from plots.reading.reader import Reader
 from plots.reading.unused import notes_on_unused_weights, with_unused_weights
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
@@ -33,12 +32,18 @@ from plots.reading.keras_values import (
     call_class,
     config_of,
     constant_of,
-    describes_call,
     is_weight,
     kind_of,
     read_declaration,
     tensor_of,
     weights_of,
+)
+from plots.reading.operations import (
+    adds_losses,
+    inputs_of,
+    is_untold,
+    layer_inside,
+    with_sublayers,
 )
 from plots.reading.places import Place
 from plots.reading.symbolic_calls import OutputSpecs, is_array, is_tensor
@@ -52,7 +57,6 @@ from plots.reading.tracing import (
     is_attention_of_hub,
     is_composite,
     is_function,
-    is_own_layer,
     traced_call,
 )
 from plots.reading.traits import graph_inside, traits_of
@@ -140,9 +144,9 @@ class Reader:
             ends = zip(call.outputs, inner, strict=True)
             origin.update({id(tensor): end for tensor, end in ends if end is not None})
             return
-        if self.open_nested and _inside(operation) is not operation:
+        if self.open_nested and layer_inside(operation) is not operation:
             place = replace(place, opened=self._ids.enter(operation, place))
-            operation = _inside(operation)
+            operation = layer_inside(operation)
         node_id = self._ids.new(operation, place.prefix)
         if reason := reason or reason_for_one_call(operation):
             self.closed[node_id] = reason
@@ -262,7 +266,7 @@ class Reader:
         import keras
 
         outer = call.operation
-        model = _inside(outer)
+        model = layer_inside(outer)
         if not isinstance(model, keras.Function | keras.Sequential):
             return None
         if not inputs_of(model):
@@ -306,7 +310,7 @@ class Reader:
         """Return the option of `read_graph` that is not set and would open a call, or ""."""
         import keras
 
-        inside = _inside(operation)
+        inside = layer_inside(operation)
         if isinstance(inside, keras.Function | keras.Sequential):
             return "" if self.open_nested or not inputs_of(inside) else "open_nested"
         return "open_layers" if not self.open_layers and is_composite(inside) else ""
@@ -357,7 +361,7 @@ class Reader:
         self._masks_at.update({id(inside): (mask, place) for inside, mask in traced.masks})
         self._kept.append(traced)
         self._traced.append(traced)
-        self._add_losses.append(_adds_losses(layer))
+        self._add_losses.append(adds_losses(layer))
         self.read_model(traced.function, within)
         self._traced.pop()
         self._add_losses.pop()
@@ -390,7 +394,7 @@ class Reader:
         reader, traced, ends = apart
         operations = [inside.record.operation for inside in reader.recorded]
         found = found_by_trace(node, call, reader.nodes, reader.edges, operations, traced, ends)
-        is_openable = _is_untold(call.operation) and not self.open_layers
+        is_openable = is_untold(call.operation) and not self.open_layers
         opens_with = "open_layers" if is_openable and _has_skip_path(apart) else node.opens_with
         return {**found, "opens_with": opens_with}
 
@@ -404,7 +408,7 @@ class Reader:
         """
         reader = Reader(False, False, {}, self.cleanup)
         # The new calls are read before they are removed.
-        with discard_new_calls(_with_sublayers(call.operation)):
+        with discard_new_calls(with_sublayers(call.operation)):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the model has given them before
@@ -436,7 +440,7 @@ class Reader:
         if len(tensors) != 2 or len(shapes) != 1:
             return False
         is_attention = is_attention_of_hub(call.operation)
-        if not is_attention and not _is_untold(call.operation):
+        if not is_attention and not is_untold(call.operation):
             return False
         try:
             apart = self._read_apart(call)
@@ -490,37 +494,3 @@ def _has_skip_path(apart: _Apart) -> bool:
     reader, traced, ends = apart
     inside = graph_inside(reader.nodes, reader.edges, traced, ends)
     return inside is not None and bool(skip_paths(inside))
-
-
-def _is_untold(operation: Any) -> bool:
-    """Return whether a layer with weights is one of your own that declares nothing."""
-    has_weights = bool(getattr(operation, "weights", ()))
-    return has_weights and is_own_layer(operation) and not describes_call(operation)
-
-
-def _adds_losses(layer: Any) -> bool:
-    """Return whether the `call` of a layer calls `add_loss`."""
-    code = getattr(inspect.unwrap(type(layer).call), "__code__", None)
-    return code is not None and "add_loss" in code.co_names
-
-
-def _inside(operation: Any) -> Any:
-    """Return the layer inside a `TimeDistributed`, else the operation itself."""
-    import keras
-
-    is_mapped = isinstance(operation, keras.layers.TimeDistributed)
-    return operation.layer if is_mapped and not call_class(type(operation)) else operation
-
-
-def _with_sublayers(operation: Any) -> list[Any]:
-    """Return a layer and the layers inside, or an operation."""
-    flatten = getattr(operation, "_flatten_layers", None)
-    return [operation] if flatten is None else [*flatten()]
-
-
-def inputs_of(model: Any) -> Any:
-    """Return the inputs of a model, or None if it is not built."""
-    try:
-        return model.inputs
-    except (AttributeError, ValueError):
-        return None
