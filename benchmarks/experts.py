@@ -1,12 +1,14 @@
 """Speed of a mixture of experts, relative to a dense model of the same active size.
 
     python benchmarks/experts.py             # on TensorFlow, three rounds
-    KERAS_BACKEND=jax python benchmarks/experts.py --rounds 5 --decode
+    python benchmarks/experts.py --decode    # greedy generation of one row instead
+    KERAS_BACKEND=jax python benchmarks/experts.py --decode --width 2048 --layers 2 --rounds 5
 
-8 experts of 512 channels, 2 for each token, against one layer of 1,024 channels; otherwise the
-sizes and the training step of `training.py`. With `--decode`, greedy generation of one row, too,
-also of 64 experts, 2 for each token. The models take turns, so that changes in the speed of the
-machine affect all; reported are the medians of the rounds, and of the ratios within a round.
+8 experts, 2 for each token, each half as wide as the one layer that they are compared with, which
+is four times as wide as the model; otherwise the sizes and the training step of `training.py`.
+With `--decode` also 64 experts, 2 for each token. The models take turns, so that changes in the
+speed of the machine affect all; reported are the medians of the rounds, and of the ratios within a
+round.
 """
 
 from __future__ import annotations
@@ -15,20 +17,21 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import training
 
-DENSE: dict[str, Any] = {"intermediate_dim": training.INNER}
-EXPERTS: dict[str, Any] = {
-    "intermediate_dim": training.INNER // 2,
-    "num_experts": 8,
-    "num_active_experts": 2,
-    "balance_loss": 0.01,
-}
-TRAINED = {"dense": DENSE, "8 experts": EXPERTS}
-DECODED = {**TRAINED, "64 experts": {**EXPERTS, "num_experts": 64}}
 NEW_TOKENS = 100
+
+
+def contenders(width: int, layers: int, numbers: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """Return the changes of the spec for the dense model, and for such numbers of experts."""
+    sizes = {"hidden_dim": width, "num_layers": layers, "num_heads": width // 64}
+    dense = {**sizes, "intermediate_dim": 4 * width}
+    experts = {"intermediate_dim": 2 * width, "num_active_experts": 2, "balance_loss": 0.01}
+    mixtures = {f"{n} experts": {**sizes, **experts, "num_experts": n} for n in numbers}
+    return {"dense": dense, **mixtures}
 
 
 def spec_of(changes: dict[str, Any]) -> Any:
@@ -38,9 +41,6 @@ def spec_of(changes: dict[str, Any]) -> Any:
         "pre_norm_learned",
         kind="decoder_only",
         vocabulary_size=training.VOCABULARY,
-        num_layers=training.LAYERS,
-        hidden_dim=training.WIDTH,
-        num_heads=training.HEADS,
         max_sequence_length=training.LENGTH,
         activation="gelu_tanh",
         dropout=0.0,
@@ -100,17 +100,20 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--decode", action="store_true")
+    parser.add_argument("--decode", action="store_true", help="generate instead of training")
+    parser.add_argument("--width", type=int, default=training.WIDTH, help="a multiple of 64")
+    parser.add_argument("--layers", type=int, default=training.LAYERS)
     options = parser.parse_args()
-    backend = keras.backend.backend()
-    rounds = [
-        {name: train(changes) for name, changes in TRAINED.items()} for _ in range(options.rounds)
-    ]
-    report(f"{backend} training", rounds)
+    numbers = (8, 64) if options.decode else (8,)
+    models = contenders(options.width, options.layers, numbers)
+    runs: dict[str, Callable[[], float]]
     if options.decode:
-        generators = {name: generator(changes) for name, changes in DECODED.items()}
-        rounds = [{name: run() for name, run in generators.items()} for _ in range(options.rounds)]
-        report(f"{backend} decoding", rounds)
+        runs = {name: generator(changes) for name, changes in models.items()}
+    else:
+        runs = {name: partial(train, changes) for name, changes in models.items()}
+    rounds = [{name: run() for name, run in runs.items()} for _ in range(options.rounds)]
+    what = "decoding" if options.decode else "training"
+    report(f"{keras.backend.backend()} {what}", rounds)
 
 
 if __name__ == "__main__":

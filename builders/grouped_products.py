@@ -22,6 +22,9 @@ MOST_ROWS, LEAST_ROWS = 256, 8
 """Rows of a block. Larger blocks are multiplied faster, but the last of an expert has more rows
 that are not its own."""
 
+CACHED_BYTES = 2**21
+"""Most bytes of the part of a kernel that is multiplied at once on a CPU."""
+
 
 def grouped_product(rows: Tensor, kernels: Tensor, sizes: Tensor) -> Tensor:
     """Multiply rows, sorted by expert, by the kernels of their experts.
@@ -151,14 +154,37 @@ def _kernel_of(kernels: Tensor, expert: Tensor) -> Tensor:
     return ops.slice(kernels, (expert, 0, 0), (1, *kernels.shape[1:]))[0]
 
 
+def _parts_of_kernel(kernels: Tensor) -> int:
+    """Return into how many equal parts of its columns a kernel is split, to multiply by each.
+
+    XLA copies what a loop takes of an array before it multiplies by it. On a CPU a large kernel
+    goes through memory three times then; a part stays in the cache. It copies bfloat16 slowly.
+    """
+    _, i, j = kernels.shape
+    fewest = -(-4 * i * j // CACHED_BYTES)
+    if keras.backend.standardize_dtype(kernels.dtype) != "float32" or not _runs_on_cpu():
+        return 1
+    return next((parts for parts in range(fewest, 4 * fewest) if j % parts == 0), 1)
+
+
 def _in_blocks(rows: Tensor, kernels: Tensor, sizes: Tensor) -> Tensor:
     blocks = _Blocks(rows, kernels, sizes)
     padded = blocks.padded(rows)
+    _, i, j = kernels.shape
+    parts = _parts_of_kernel(kernels)
+    width = j // parts
 
     def multiply(expert: Tensor, start: Tensor, end: Tensor, found: Tensor) -> tuple[Tensor]:
         # Rows of later experts are overwritten by the blocks of these.
-        product = ops.matmul(blocks.of(padded, start), _kernel_of(kernels, expert))
-        return (ops.slice_update(found, (start, 0), product),)
+        block = blocks.of(padded, start)
+
+        def by_part(part: Tensor, found: Tensor) -> Tensor:
+            columns = ops.slice(kernels, (expert, 0, part * width), (1, i, width))[0]
+            return ops.slice_update(found, (start, part * width), ops.matmul(block, columns))
+
+        if parts == 1:
+            return (by_part(0, found),)
+        return (ops.fori_loop(0, parts, by_part, found),)
 
     zeros = ops.zeros((ops.shape(padded)[0], kernels.shape[2]), rows.dtype)
     return blocks.loop(multiply, [zeros])[0][: ops.shape(rows)[0]]
@@ -200,6 +226,17 @@ def _needs_static_shapes() -> bool:
     from tensorflow.python.ops import control_flow_util
 
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+def _runs_on_cpu() -> bool:
+    """Return whether no accelerator computes what is being compiled."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return bool(jax.default_backend() == "cpu")
+    import tensorflow as tf
+
+    return not any(device.device_type == "GPU" for device in tf.config.list_logical_devices())
 
 
 def _with_gradient(

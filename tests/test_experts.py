@@ -332,6 +332,37 @@ def test_rows_are_multiplied_by_the_kernels_of_their_experts(sizes: str, compile
     np.testing.assert_allclose(of_found, of_kernels, atol=1e-5)
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has one product for each expert")
+def test_a_large_kernel_is_multiplied_in_parts_of_its_columns() -> None:
+    rng = np.random.default_rng(2)
+    m, i, j, e = 23, 1031, 1542, 3
+    rows, kernels = (rng.normal(size=shape).astype("float32") for shape in ((m, i), (e, i, j)))
+    on_cpu = grouped_products._runs_on_cpu()
+    for dtype, parts in (("float32", 6 if on_cpu else 1), ("bfloat16", 1)):
+        found = grouped_products._parts_of_kernel(ops.convert_to_tensor(kernels, dtype=dtype))
+        assert found == parts, dtype
+    prime = ops.convert_to_tensor(kernels[..., :1531])
+    assert grouped_products._parts_of_kernel(prime) == 1
+
+    sizes = ops.convert_to_tensor(np.int32([9, 0, 14]))
+    upstream = rng.normal(size=(m, j)).astype("float32")
+
+    def product(rows: Any, kernels: Any) -> Any:
+        return grouped_products.grouped_product(rows, kernels, sizes)
+
+    def in_blocks(rows: Any, kernels: Any) -> Any:
+        return grouped_products._in_blocks(rows, kernels, sizes)
+
+    arrays = [rows / i**0.5, kernels]
+    expert = np.repeat([0, 2], [9, 14])
+    expected = np.stack([x @ kernels[k] for x, k in zip(arrays[0], expert, strict=True)])
+    found = as_array(in_blocks(*map(ops.convert_to_tensor, arrays)))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    of_rows, _ = gradients(product, arrays, upstream, True)
+    slopes = np.stack([kernels[k] @ g for g, k in zip(upstream, expert, strict=True)])
+    np.testing.assert_allclose(of_rows, slopes, atol=1e-3)
+
+
 def test_rows_are_looked_up_and_combined_with_their_gradients() -> None:
     rng = np.random.default_rng(1)
     chosen = np.int32([[2, 0], [1, 2], [0, 1], [2, 1], [2, 0]])
