@@ -306,7 +306,8 @@ class ExpertDense(keras.layers.Layer):
         rows = grouped_product(rows, ops.convert_to_tensor(self.kernel), sizes)
         if self.use_bias:
             ends = ops.cumsum(sizes)
-            row = ops.arange(ops.shape(rows)[0], dtype="int32")[:, None]
+            # Not `arange`, which takes no symbolic size.
+            row = ops.cumsum(ops.ones_like(rows[:, :1], dtype="int32"), axis=0) - 1  # (m, 1)
             is_of_expert = (ends - sizes <= row) & (row < ends)  # (m, e)
             # A product has a faster gradient than a lookup.
             rows = rows + ops.matmul(ops.cast(is_of_expert, rows.dtype), self.bias)

@@ -29,6 +29,7 @@ from small_models import (
 )
 
 import builders
+import plots
 from builders import grouped_products
 from builders.expert_layers import ExpertCapacity, ExpertDense, RouterLosses, TopExperts
 
@@ -361,6 +362,15 @@ def test_a_large_kernel_is_multiplied_in_parts_of_its_columns() -> None:
     of_rows, _ = gradients(product, arrays, upstream, True)
     slopes = np.stack([kernels[k] @ g for g, k in zip(upstream, expert, strict=True)])
     np.testing.assert_allclose(of_rows, slopes, atol=1e-3)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_the_experts_can_be_called_on_symbolic_tensors(use_bias: bool) -> None:
+    # If they cannot, reading a graph tries every guess of its sizes, with all experts each time.
+    rows, sizes = keras.Input((5,)), keras.Input(batch_shape=(3,), dtype="int32")
+    model = keras.Model([rows, sizes], ExpertDense(3, 7, use_bias=use_bias)(rows, sizes))
+    (node,) = (n for n in plots.read_graph(model).nodes if n.class_name == "ExpertDense")
+    assert "traced" in node.traits
 
 
 def test_rows_are_looked_up_and_combined_with_their_gradients() -> None:
