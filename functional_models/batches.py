@@ -13,13 +13,14 @@ import itertools
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from functional_models.checks import check_count
 from functional_models.corpora.stored import temporary_file
+from functional_models.reading import Reading
 
 Batch = tuple[Any, np.ndarray, np.ndarray]
 
@@ -100,14 +101,20 @@ class Batches(ABC):
     def _rows(self, plan: Any) -> Batch:
         """Return a batch."""
 
-    @abstractmethod
-    def eval_batches(self) -> Iterator[Batch]:
-        """Yield every example exactly once, in order, for evaluation."""
-
     @property
     @abstractmethod
     def num_eval_batches(self) -> int:
-        """Number of batches of `eval_batches`."""
+        """Number of batches that have every example exactly once."""
+
+    @abstractmethod
+    def eval_batch(self, index: int) -> Batch:
+        """Return one of these batches, whose order is that of the data."""
+
+    def eval_batches(self, most: int | None = None) -> Iterator[Batch]:
+        """Yield these batches; of more than `most` of them so many, evenly spread."""
+        number = self.num_eval_batches
+        chosen = number if most is None else min(most, number)
+        return (self.eval_batch(place * number // chosen) for place in range(chosen))
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -190,18 +197,17 @@ class TokenBatches(Batches):
         missing = self.steps_per_epoch * self.batch_size - self._blocks
         return np.pad(starts, (0, missing), "wrap").reshape(-1, self.batch_size)
 
-    def eval_batches(self) -> Iterator[Batch]:
-        """Yield the stream in order; repeated labels have weight 0."""
+    def eval_batch(self, index: int) -> Batch:
+        """Return rows of the stream in order; repeated labels have weight 0."""
         last = len(self.tokens) - 1 - self.block
         starts = range(0, last + self.block, self.block)
-        for first in range(0, len(starts), self.batch_size):
-            rows = starts[first : first + self.batch_size]
-            full = np.resize(rows, self.batch_size)  # all batches have the same shape
-            inputs, labels, weights = self._rows(np.minimum(full, last))
-            for row, start in enumerate(rows):
-                weights[row, : max(start - last, 0)] = 0
-            weights[len(rows) :] = 0
-            yield inputs, labels, weights
+        rows = starts[index * self.batch_size :][: self.batch_size]
+        full = np.resize(rows, self.batch_size)  # all batches have the same shape
+        inputs, labels, weights = self._rows(np.minimum(full, last))
+        for row, start in enumerate(rows):
+            weights[row, : max(start - last, 0)] = 0
+        weights[len(rows) :] = 0
+        return inputs, labels, weights
 
     @property
     def num_eval_batches(self) -> int:
@@ -376,9 +382,13 @@ class PairBatches(Batches):
             plan = [plan[i] for i in random.permutation(len(plan))]
         return plan
 
-    def eval_batches(self) -> Iterator[Batch]:
-        """Yield every pair once, bucket by bucket."""
-        yield from map(self._rows, self._plan_epoch(None))
+    def eval_batch(self, index: int) -> Batch:
+        """Return a batch of a bucket; the shortest pairs come first."""
+        return self._rows(self._eval_plan[index])
+
+    @cached_property
+    def _eval_plan(self) -> list[Any]:
+        return self._plan_epoch(None)
 
     @property
     def num_eval_batches(self) -> int:
@@ -416,9 +426,27 @@ def training_data(
     return _dataset(lambda: map(batches.batch, itertools.count(first_step)), labelled, parts)
 
 
-def evaluation_data(batches: Batches, *, labelled: bool = False) -> Any:
-    """Return every example once, for `model.evaluate`; `labelled` as in `training_data`."""
-    return _dataset(batches.eval_batches, labelled)
+def evaluation_data(
+    batches: Batches,
+    *,
+    labelled: bool = False,
+    most: int | None = None,
+    reading: Reading | None = None,
+) -> Any:
+    """Return every example once, for `model.evaluate`.
+
+    Args:
+        batches: the batches.
+        labelled: as in `training_data`.
+        most: as in `Batches.eval_batches`.
+        reading: counts the batches.
+    """
+
+    def generate() -> Iterator[Batch]:
+        found = batches.eval_batches(most)
+        return found if reading is None else reading.counted(found)
+
+    return _dataset(generate, labelled)
 
 
 def _with_labels(batch: Batch, parts: int) -> Iterator[Batch]:

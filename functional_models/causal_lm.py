@@ -191,7 +191,7 @@ class CausalLM(TextModel):
         packing = Recipe(packing=packing).packing  # checked
         sizes = (block, batch_size, 0, progress, packing)
         batches = self._batches(data, "text", *sizes, stride=stride)
-        row = evaluate(self.model, batches)
+        row = evaluate(self.model, batches, progress=progress)
         if isinstance(batches, ExampleBatches):
             return row | bits_per_character(row["loss"], row["tokens"], reply_characters(data))
         assert isinstance(batches, TokenBatches)

@@ -95,8 +95,13 @@ class Progress(keras.callbacks.Callback):
             self._bar = None
 
 
-def header(model: keras.Model, batches: Batches, recipe: Recipe) -> str:
-    """Return the model, the device and the recipe of a training run, in two lines."""
+def header(
+    model: keras.Model, batches: Batches, recipe: Recipe, validation: Batches | None = None
+) -> str:
+    """Return the model, the device and the recipe of a training run, in two lines.
+
+    A third one says that the reports evaluate a sample of the validation data, if they do.
+    """
     passes = recipe.steps / batches.steps_per_epoch
     warmup = recipe.warmup_steps if recipe.schedule != "constant" else 0
     warm = f" after {_counted(warmup, 'step')} of warm-up" if warmup else ""
@@ -107,7 +112,15 @@ def header(model: keras.Model, batches: Batches, recipe: Recipe) -> str:
         f"{_counted(recipe.steps, 'step')} of {_counted(recipe.batch_size, 'sequence')}{in_parts}, "
         f"{passes:.2g} passes over the data; {recipe.optimizer}, learning rate "
         f"{recipe.learning_rate:.2g}, {recipe.schedule.replace('_', ' ')}{warm}"
+        + (_sample_of(validation, recipe.validation_batches) if validation is not None else "")
     )
+
+
+def _sample_of(validation: Batches, most: int) -> str:
+    number = validation.num_eval_batches
+    if number <= most:
+        return ""
+    return f"\nvalidation on {most:,} of {number:,} batches, evenly spread (validation_batches)"
 
 
 def _counted(number: int, word: str) -> str:

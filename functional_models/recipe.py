@@ -55,6 +55,8 @@ class Recipe:
         ema_decay: decay rate of averages of the weights, such as 0.999, which are evaluated, saved
             and sampled in place of the weights; default: no averages.
         report_every: steps between two reports; each evaluates, samples and saves.
+        validation_batches: most batches that a report evaluates, evenly spread over the validation
+            data.
         seed: seed of the weights, the dropout and the order of the data.
 
     Raises:
@@ -78,6 +80,7 @@ class Recipe:
     z_loss: float = 0.0
     ema_decay: float | None = None
     report_every: int = 200
+    validation_batches: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -126,6 +129,7 @@ class Recipe:
             "z_loss": (self.z_loss >= 0, "0 or more"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "in (0, 1)"),
             "report_every": (self.report_every >= 1, "1 or more"),
+            "validation_batches": (self.validation_batches >= 1, "1 or more"),
             "seed": (0 <= self.seed <= LARGEST_SEED, f"0 to {LARGEST_SEED}"),
         }
         for name, (is_allowed, allowed) in rules.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,19 +32,19 @@ class StridedBatches(TokenBatches):
         self.stride = stride
         self._last = len(tokens) - 1 - self.block
 
-    def eval_batches(self) -> Iterator[Batch]:
-        """Yield the windows in order; labels of earlier windows have weight 0."""
-        for first in range(0, self._windows, self.batch_size):
-            number = min(self.batch_size, self._windows - first)
-            places = np.resize(np.arange(first, first + number), self.batch_size)
-            starts = np.minimum(places * self.stride, self._last)
-            inputs, labels, weights = self._rows(starts)
-            for row, window in enumerate(range(first, first + number)):
-                if window:
-                    before = min((window - 1) * self.stride, self._last)
-                    weights[row, : self.block - int(starts[row] - before)] = 0
-            weights[number:] = 0  # rows that fill the batch
-            yield inputs, labels, weights
+    def eval_batch(self, index: int) -> Batch:
+        """Return windows in order; labels of earlier windows have weight 0."""
+        first = index * self.batch_size
+        number = min(self.batch_size, self._windows - first)
+        places = np.resize(np.arange(first, first + number), self.batch_size)
+        starts = np.minimum(places * self.stride, self._last)
+        inputs, labels, weights = self._rows(starts)
+        for row, window in enumerate(range(first, first + number)):
+            if window:
+                before = min((window - 1) * self.stride, self._last)
+                weights[row, : self.block - int(starts[row] - before)] = 0
+        weights[number:] = 0  # rows that fill the batch
+        return inputs, labels, weights
 
     @property
     def num_eval_batches(self) -> int:

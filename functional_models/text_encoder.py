@@ -159,7 +159,7 @@ class TextEncoder(TextModel):
         graph, batches = self._graph_and_batches(
             data, "text", objective, block, batch_size, 0, progress
         )
-        row = evaluate(graph, batches)
+        row = evaluate(graph, batches, progress=progress)
         if isinstance(batches, LabelledBatches):
             return {
                 "loss": row["loss"],

@@ -96,7 +96,8 @@ class Tokenizer(ABC):
         The ids are in a temporary file, so that the memory use does not depend on the texts.
 
         Args:
-            texts: one text or several; those of a corpus from files are read in pieces.
+            texts: one text or several; those of a corpus from files are read in pieces, and their
+                ids are kept with them, for the next model that is trained on them.
             end: append `end_id` to each text.
             progress: show the progress with long texts.
 
@@ -106,7 +107,14 @@ class Tokenizer(ABC):
         Raises:
             ValueError: as `encode`.
         """
-        texts = texts if isinstance(texts, StoredTexts) else text_list(texts)
+        if not isinstance(texts, StoredTexts):
+            return self._together(text_list(texts), end, progress)
+        kept = texts.tokens.setdefault(self, {})
+        if end not in kept:
+            kept[end] = self._together(texts, end, progress)
+        return kept[end]
+
+    def _together(self, texts: Sequence[str], end: bool, progress: bool) -> np.ndarray:
         dtype = np.min_scalar_type(self.vocabulary_size - 1)
         total = count_characters(texts)
         with (

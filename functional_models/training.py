@@ -27,6 +27,7 @@ from functional_models.processes import (
     reports_lost_processes,
 )
 from functional_models.progress import Progress, header
+from functional_models.reading import Reading
 from functional_models.recipe import Recipe
 from functional_models.training_graph import TrainingGraph, result_metrics
 
@@ -94,7 +95,8 @@ def train(
     graph = _compiled_graph(model, batches, exact_match, optimizer, recipe)
     validate = None
     if validation is not None:
-        validate = partial(evaluate, model, validation, exact_match=exact_match)
+        most = recipe.validation_batches
+        validate = partial(evaluate, model, validation, exact_match=exact_match, most=most)
     record = Record(validate, save_best, parts=parts, averages=averages)
     checkpoint = None
     if folder is not None or is_shared():
@@ -115,7 +117,7 @@ def train(
     bar = Progress(record, recipe.steps)
     if progress and is_first_process():
         watchers.append(bar)
-        print(header(model, batches, recipe), flush=True)
+        print(header(model, batches, recipe, validation), flush=True)
         if record.step == recipe.steps:
             print(f"{folder} holds this run, finished; more steps would continue it", flush=True)
         elif record.step:
@@ -149,10 +151,24 @@ def train(
     return record.rows
 
 
-def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False) -> Row:
+def evaluate(
+    model: keras.Model,
+    batches: Batches,
+    *,
+    exact_match: bool = False,
+    most: int | None = None,
+    progress: bool = False,
+) -> Row:
     """Evaluate a model on every example once.
 
     The model stays compiled as it was, or uncompiled. It must be a Functional or Sequential model.
+
+    Args:
+        model: the model.
+        batches: the examples.
+        exact_match: count rows without a mistake, too.
+        most: batches, evenly spread, that are evaluated if there are more; by default all.
+        progress: show the progress where it takes long.
 
     Returns:
         loss (nats per token), perplexity, token_accuracy, tokens, and exact_match on request.
@@ -162,12 +178,14 @@ def evaluate(model: keras.Model, batches: Batches, *, exact_match: bool = False)
     key = exact_match, id(batches.wiring), *map(id, model.variables)
     if key not in evaluators:
         evaluators[key] = _compiled_graph(model, batches, exact_match)
-    logs = evaluators[key].evaluate(
-        evaluation_data(batches, labelled=True),
-        steps=batches.num_eval_batches,
-        verbose=0,
-        return_dict=True,
-    )
+    number = min(batches.num_eval_batches, most or batches.num_eval_batches)
+    with Reading("evaluating", number, "batches", shown=progress and is_first_process()) as reading:
+        logs = evaluators[key].evaluate(
+            evaluation_data(batches, labelled=True, most=most, reading=reading),
+            steps=number,
+            verbose=0,
+            return_dict=True,
+        )
     row = {
         "loss": logs["cross_entropy"],
         "perplexity": math.exp(min(logs["cross_entropy"], 700)),

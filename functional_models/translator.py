@@ -210,7 +210,7 @@ class Translator(TextModel):
                 raise ValueError("bleu=True compares translations; omit it with an objective")
             import_sacrebleu()  # raises now, not after the evaluation
         batches = self._batches_of(data, "text", objective, block, batch_size, 0, progress)
-        row = evaluate(self.model, batches, exact_match=objective is None)
+        row = evaluate(self.model, batches, exact_match=objective is None, progress=progress)
         if objective is not None:
             return row
         pairs: Any = data

@@ -206,6 +206,19 @@ def test_evaluation_data_ends_after_num_eval_batches(make):
     assert len(list(evaluation_data(make(0)))) == make(0).num_eval_batches
 
 
+@pytest.mark.parametrize("make", BOTH)
+@given(most=st.integers(1, 30))
+def test_a_sample_of_the_evaluation_is_spread_over_the_data(make, most):
+    batches = make(0)
+    whole, found = list(batches.eval_batches()), list(batches.eval_batches(most))
+    assert len(found) == min(most, len(whole)) == len(list(evaluation_data(batches, most=most)))
+    places = [next(i for i, other in enumerate(whole) if same(batch, other)) for batch in found]
+    assert places[0] == 0
+    gaps = np.diff([*places, len(whole)])
+    assert gaps.min() >= 1  # none twice
+    assert gaps.max() - gaps.min() <= 1
+
+
 def test_fingerprints_differ_with_data_and_sizes():
     def of(length=211, block=7, batch_size=3, shift=0):
         tokens = stream(length) + shift

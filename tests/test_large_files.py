@@ -65,6 +65,20 @@ def test_stored_texts_have_the_tokens_of_texts_in_memory(tokenizers, kind, monke
     np.testing.assert_array_equal(tokenizer.encode_together(TEXTS[0]), parts[0][:-1])
 
 
+def test_stored_texts_are_tokenized_once_by_each_tokenizer(tokenizers, monkeypatch):
+    byte, other = tokenizers["byte"], train_tokenizer("byte", [])
+    kept = stored_texts(in_pieces(TEXTS))
+    with_ends, without = byte.encode_together(kept, end=True), byte.encode_together(kept)
+    assert len(with_ends) == len(without) + len(TEXTS)
+    monkeypatch.setattr(type(byte), "_chunks", None)  # tokenizing again would fail
+    assert byte.encode_together(kept, end=True) is with_ends
+    assert byte.encode_together(kept) is without
+    with pytest.raises(TypeError):
+        other.encode_together(kept)
+    with pytest.raises(TypeError):
+        byte.encode_together(stored_texts(in_pieces(TEXTS)))
+
+
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("name", ["a.txt", "a.gz"])
 def test_files_are_split_as_their_text_is(tmp_path, text, name):

@@ -451,6 +451,29 @@ def test_a_second_fit_continues_from_the_current_weights():
     assert lm.history == second
 
 
+def test_reports_evaluate_at_most_so_many_batches_of_the_validation_data(capsys, monkeypatch):
+    lm = text_model("decoder_only", dropout=0.0)
+    given = {"steps": 2, "report_every": 1, "batch_size": 3, "block": 7, "validation": TEXT}
+    last = lm.fit(TEXT, validation_batches=2, **given)[-1]
+    assert last["val_tokens"] == 2 * 3 * 7
+    number = lm._batches(TEXT, "text", 7, 3, 0, False).num_eval_batches
+    shown = capsys.readouterr().out
+    assert f"\nvalidation on 2 of {number} batches, evenly spread (validation_batches)\n" in shown
+    sample = lm.evaluate(TEXT, block=7, batch_size=3)
+    assert sample["tokens"] > last["val_tokens"]  # all of them, whatever the recipe was
+
+    last = lm.fit(TEXT, validation_batches=number, progress=True, **given)[-1]
+    assert "validation on" not in capsys.readouterr().out
+    whole = lm.evaluate(TEXT, block=7, batch_size=3, progress=False)
+    assert last["val_tokens"] == whole["tokens"]
+
+    monkeypatch.setattr("functional_models.reading.FIRST_INTERVAL", 0)
+    lm.evaluate(TEXT, block=7, batch_size=3)
+    assert f"evaluating: 1 of {number} batches | " in capsys.readouterr().err
+    lm.evaluate(TEXT, block=7, batch_size=3, progress=False)
+    assert "evaluating" not in capsys.readouterr().err
+
+
 def test_pair_batches_contain_the_encoded_sentences():
     translator = text_model("encoder_decoder")
     batches = translator._batches(PAIRS[:3], 2, 0, progress=False)

@@ -12,8 +12,10 @@ from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from typing import Any, BinaryIO, Self, TypeVar, cast, overload
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -116,6 +118,14 @@ class StoredTexts(Stored[str]):
 
     def _item(self, text: str, first: int) -> str:
         return text
+
+    @cached_property
+    def tokens(self) -> WeakKeyDictionary[Any, dict[bool, np.ndarray]]:
+        """Tokenizer -> its ids of these texts, without and with end tokens, once it has read them.
+
+        They are in files, as the texts are.
+        """
+        return WeakKeyDictionary()
 
     @property
     def characters(self) -> int:

@@ -6,7 +6,6 @@ Devlin et al. 2019 (BERT), section 3.1 and appendix A.1; Liu et al. 2019 (RoBERT
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,10 +157,9 @@ class MaskedBatches(StepBatches):
     def steps_per_epoch(self) -> int:
         return self._stream.steps_per_epoch
 
-    def eval_batches(self) -> Iterator[Batch]:
-        """Yield the stream in order, with the same masks for every seed."""
-        for step, batch in enumerate(self._stream.eval_batches()):
-            yield self._masked(batch, EVALUATION_SEED, step)
+    def eval_batch(self, index: int) -> Batch:
+        """Return rows of the stream in order, with the same masks for every seed."""
+        return self._masked(self._stream.eval_batch(index), EVALUATION_SEED, index)
 
     @property
     def num_eval_batches(self) -> int:

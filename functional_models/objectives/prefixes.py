@@ -5,8 +5,6 @@ Raffel et al. 2020 (T5), section 3.2.3; Tay et al. 2022 (UL2), section 3.1.1, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from functional_models.batches import Batch, TokenBatches
@@ -25,10 +23,9 @@ class PrefixBatches(TokenBatches):
         """Return the batch of a training step, counted from zero over all epochs."""
         return _split(super().batch(step), self.seed, step)
 
-    def eval_batches(self) -> Iterator[Batch]:
-        """Yield the stream in order, with the same splits for every seed."""
-        for step, batch in enumerate(super().eval_batches()):
-            yield _split(batch, EVALUATION_SEED, step)
+    def eval_batch(self, index: int) -> Batch:
+        """Return rows of the stream in order, with the same splits for every seed."""
+        return _split(super().eval_batch(index), EVALUATION_SEED, index)
 
     def fingerprint(self) -> str:
         return f"{super().fingerprint()}-prefix"

@@ -8,7 +8,7 @@ Shapes: b rows, n tokens of a row of text, k spans of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,14 +215,17 @@ class SpanBatches(StepBatches):
         which = int(order[place])
         return self._corrupted(self._streams[which].batch(round_), which, self.seed, plan)
 
-    def eval_batches(self) -> Iterator[Batch]:
-        """Yield each whole row of text once for each objective, in order.
+    def eval_batch(self, index: int) -> Batch:
+        """Return whole rows of text in order, all of them for one objective after the other.
 
         The spans are the same for every seed.
         """
+        step = index
         for which, stream in enumerate(self._streams):
-            for step, batch in enumerate(stream.eval_batches()):
-                yield self._corrupted(batch, which, EVALUATION_SEED, step)
+            if step < stream.num_eval_batches:
+                return self._corrupted(stream.eval_batch(step), which, EVALUATION_SEED, step)
+            step -= stream.num_eval_batches
+        raise IndexError(f"there is no batch {index} of {self.num_eval_batches}")
 
     @property
     def num_eval_batches(self) -> int:
