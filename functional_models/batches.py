@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import mmap
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -219,8 +220,9 @@ class TokenBatches(Batches):
 
     def fingerprint(self) -> str:
         """Return a hash of the tokens, of a sample if there are many, and the sizes."""
-        sample = self.tokens[:: max(len(self.tokens) // 100_000, 1)]
-        return _hash(len(self.tokens), self.block, self.batch_size, np.asarray(sample, "int32"))
+        sample = np.array(self.tokens[:: max(len(self.tokens) // 100_000, 1)], "int32")
+        _release_pages(self.tokens)
+        return _hash(len(self.tokens), self.block, self.batch_size, sample)
 
 
 class DocumentBatches(TokenBatches):
@@ -489,6 +491,16 @@ def _dataset(generate: Callable[[], Iterator[Batch]], labelled: bool, parts: int
     options = tf.data.Options()
     options.autotune.enabled = False
     return data.with_options(options)
+
+
+def _release_pages(tokens: np.ndarray) -> None:
+    """Let go of the pages of a mapped file that have been read; they would count as memory."""
+    if isinstance(tokens, np.memmap) and tokens.mode == "r":
+        base: Any = tokens
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
 
 
 def check_tokens(tokens: np.ndarray, vocabulary_size: int, what: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from functional_models.corpora.stored import (
     temporary_file,
 )
 from functional_models.reading import Reading
+from functional_models.token_cache import kept_tokens, place_of_tokens
 from functional_models.tokenizer_files import MANIFEST, check_replaceable, checked_content
 from plots.files import write_whole
 
@@ -93,11 +95,12 @@ class Tokenizer(ABC):
     ) -> np.ndarray:
         """Return the token ids of texts, one text after another, in memory-mapped form.
 
-        The ids are in a temporary file, so that the memory use does not depend on the texts.
+        The ids are in a temporary file, so that the memory use does not depend on the texts. Those
+        of a corpus from files are kept with it, for the next model that is trained on it, and if it
+        is long, on disk for the next process; see `token_cache`.
 
         Args:
-            texts: one text or several; those of a corpus from files are read in pieces, and their
-                ids are kept with them, for the next model that is trained on them.
+            texts: one text or several; those of a corpus from files are read in pieces.
             end: append `end_id` to each text.
             progress: show the progress with long texts.
 
@@ -116,23 +119,37 @@ class Tokenizer(ABC):
 
     def _together(self, texts: Sequence[str], end: bool, progress: bool) -> np.ndarray:
         dtype = np.min_scalar_type(self.vocabulary_size - 1)
-        total = count_characters(texts)
-        with (
-            temporary_file() as file,
-            Reading("tokenizing", total, "characters", shown=progress) as reading,
-        ):
-            last = 0
-            for number, ids in self._chunks(texts, reading.counted_pieces):
-                if end and number > last:
+
+        def write(file: BinaryIO) -> None:
+            total, last = count_characters(texts), 0
+            with Reading("tokenizing", total, "characters", shown=progress) as reading:
+                for number, ids in self._chunks(texts, reading.counted_pieces):
+                    if end and number > last:
+                        file.write(dtype.type(self.end_id).tobytes())
+                    last = number
+                    file.write(ids.astype(dtype).tobytes())
+                if end and texts:
                     file.write(dtype.type(self.end_id).tobytes())
-                last = number
-                file.write(ids.astype(dtype).tobytes())
-            if end and texts:
-                file.write(dtype.type(self.end_id).tobytes())
+
+        place = self._place_of_tokens(texts, end, dtype.itemsize)
+        if place is not None:
+            return kept_tokens(place, dtype, write, shown=progress)
+        with temporary_file() as file:
+            write(file)
             file.flush()
             if not file.tell():
                 return np.zeros(0, dtype)
             return np.memmap(file, dtype, mode="r")
+
+    def _place_of_tokens(self, texts: Sequence[str], end: bool, itemsize: int) -> Path | None:
+        """Return the file that keeps the ids of texts for other processes; `None` if none does."""
+        if not isinstance(texts, StoredTexts):
+            return None
+        try:
+            content = self.file_content
+        except ValueError:  # it cannot be saved, so nothing tells what its ids depend on
+            return None
+        return place_of_tokens(texts, content, end, itemsize)
 
     def encode_pairs(
         self, pairs: Sequence[Pair], targets: Tokenizer, *, progress: bool = False

@@ -1,14 +1,19 @@
 """Long texts are read, tokenized and batched in pieces, with the same result as whole."""
 
 import gzip
+import os
 import pickle
 import random
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from small_text_models import text_model
 
-from functional_models import chunks
+from functional_models import chunks, token_cache
+from functional_models.batches import TokenBatches
 from functional_models.corpora import TextCorpus, load_parallel_corpus, load_text_corpus, stored
 from functional_models.corpora.corpus import ParallelCorpus, fingerprint
 from functional_models.corpora.stored import StoredPairs, StoredTexts, in_pieces, stored_texts
@@ -77,6 +82,98 @@ def test_stored_texts_are_tokenized_once_by_each_tokenizer(tokenizers, monkeypat
         other.encode_together(kept)
     with pytest.raises(TypeError):
         byte.encode_together(stored_texts(in_pieces(TEXTS)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_the_fingerprint_of_a_mapped_stream_keeps_none_of_it_in_memory(tmp_path):
+    tokens = (np.arange(32 << 20, dtype="uint32") * 2654435761 >> 20).astype("uint16")
+    np.save(tmp_path / "tokens.npy", tokens)
+    mapped = np.load(tmp_path / "tokens.npy", mmap_mode="r")
+
+    def pages_of_files() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[2])
+
+    before = pages_of_files()
+    found = TokenBatches(mapped, block=7, batch_size=3).fingerprint()
+    assert pages_of_files() - before < (tokens.nbytes >> 12) // 8
+    assert found == TokenBatches(tokens, block=7, batch_size=3).fingerprint()
+    changed = np.load(tmp_path / "tokens.npy", mmap_mode="c")  # in memory alone
+    changed[0] = tokens[0] + 1
+    assert TokenBatches(changed, block=7, batch_size=3).fingerprint() != found
+    assert changed[0] == tokens[0] + 1
+
+
+@pytest.fixture
+def kept_on_disk(tmp_path, monkeypatch):
+    """The folder of kept tokens, for texts of any length."""
+    monkeypatch.setattr(token_cache, "LONG", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    return tmp_path / "caches" / "functional_models" / "tokens"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_process_reads_the_tokens_of_a_long_text_again(
+    tokenizers, kind, kept_on_disk, monkeypatch, capsys
+):
+    tokenizer = tokenizers[kind]
+    first = tokenizer.encode_together(stored_texts(in_pieces(TEXTS)), end=True, progress=True)
+    np.testing.assert_array_equal(first, np.concatenate(tokenizer.encode(TEXTS, end=True)))
+    (file,) = kept_on_disk.iterdir()
+    assert f"{len(first):,} tokens, kept for the next run in {file}\n" in capsys.readouterr().err
+
+    monkeypatch.setattr(type(tokenizer), "_chunks", None)  # tokenizing again would fail
+    again = tokenizer.encode_together(stored_texts(in_pieces(TEXTS)), end=True, progress=True)
+    np.testing.assert_array_equal(again, first)
+    assert f"{len(first):,} tokens, read again from {file}\n" in capsys.readouterr().err
+    other = train_tokenizer("byte", []) if kind != "byte" else tokenizers["byte_pair"]
+    monkeypatch.setattr(type(other), "_chunks", None)
+    for texts, end, by in (
+        (TEXTS, False, tokenizer),
+        (TEXTS[1:], True, tokenizer),
+        (["".join(TEXTS)], True, tokenizer),  # the same characters
+        (TEXTS, True, other),
+    ):
+        with pytest.raises(TypeError):
+            by.encode_together(stored_texts(in_pieces(texts)), end=end)
+    assert [*kept_on_disk.iterdir()] == [file]  # what failed has left nothing
+
+
+def test_tokens_that_no_run_has_read_for_a_month_are_removed(tokenizers, kept_on_disk):
+    byte = tokenizers["byte"]
+    byte.encode_together(stored_texts(in_pieces(TEXTS)))
+    (old,) = kept_on_disk.iterdir()
+    os.utime(old, (0, time.time() - 29 * 24 * 3600))
+    byte.encode_together(stored_texts(in_pieces(TEXTS[1:])))
+    assert len([*kept_on_disk.iterdir()]) == 2
+    os.utime(old, (0, time.time() - 31 * 24 * 3600))
+    byte.encode_together(stored_texts(in_pieces(TEXTS)))  # reads them
+    byte.encode_together(stored_texts(in_pieces(TEXTS[2:])))
+    assert old.exists()
+    os.utime(old, (0, time.time() - 31 * 24 * 3600))
+    byte.encode_together(stored_texts(in_pieces(TEXTS[3:])))
+    assert not old.exists()
+
+
+def test_tokens_are_in_a_temporary_file_where_none_can_be_kept(
+    tokenizers, kept_on_disk, monkeypatch
+):
+    byte, expected = tokenizers["byte"], tokenizers["byte"].encode_together(TEXTS)
+
+    def check() -> None:
+        found = byte.encode_together(stored_texts(in_pieces(TEXTS)))
+        np.testing.assert_array_equal(found, expected)
+
+    kept_on_disk.parent.parent.mkdir()
+    kept_on_disk.parent.write_text("a file")
+    check()
+    kept_on_disk.parent.unlink()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=17))
+    check()
+    assert [*kept_on_disk.iterdir()] == []
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept_on_disk.parent.parent))
+    check()  # short
+    assert [*kept_on_disk.iterdir()] == []
 
 
 @pytest.mark.parametrize("text", TEXTS)

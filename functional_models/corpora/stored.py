@@ -132,6 +132,13 @@ class StoredTexts(Stored[str]):
         """Number of characters of all texts."""
         return int(self._spans[:, 2].sum())
 
+    def in_bytes(self) -> Iterator[bytes]:
+        """Yield the number of bytes of each text, in eight bytes, and its pieces."""
+        for start, stop in self._spans[:, :2].tolist():
+            yield (stop - start).to_bytes(8, "little")
+            for first in range(start, stop, _PIECE):
+                yield self._content.read(first, min(stop, first + _PIECE))
+
     def in_pieces(self) -> Iterator[Iterator[str]]:
         """Yield each text in pieces."""
         return map(self._pieces, range(len(self)))
