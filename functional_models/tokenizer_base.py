@@ -12,6 +12,7 @@ from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from functional_models.batches import TokenPairs
 from functional_models.checks import check_path
 from functional_models.corpora.stored import (
     Pair,
+    StoredPairs,
     StoredTexts,
     count_characters,
     in_pieces,
@@ -156,13 +158,23 @@ class Tokenizer(ABC):
     ) -> TokenPairs:
         """Return the token ids of pairs: sources, and targets with start and end token.
 
-        The ids are in a temporary file, so that little memory depends on the number of pairs.
+        The ids are in a temporary file, so that little memory depends on the number of pairs. Those
+        of a corpus from files are kept with it, for the next model that is trained on it.
 
         Args:
             pairs: (source, target) texts; those of a corpus from files are read one by one.
             targets: the tokenizer of the targets.
             progress: show the progress with many pairs.
         """
+        if not isinstance(pairs, StoredPairs):
+            return self._pairs(pairs, targets, progress)
+        kept = pairs.tokens.setdefault(self, WeakKeyDictionary())
+        if targets not in kept:
+            kept[targets] = self._pairs(pairs, targets, progress)
+        tokens: TokenPairs = kept[targets]
+        return tokens
+
+    def _pairs(self, pairs: Sequence[Pair], targets: Tokenizer, progress: bool) -> TokenPairs:
         with Reading("tokenizing", len(pairs), "pairs", shown=progress) as reading:
             sources = _checked(source for source, _ in pairs)
             outputs = _checked(target for _, target in reading.counted(pairs))

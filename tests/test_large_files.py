@@ -1,6 +1,7 @@
 """Long texts are read, tokenized and batched in pieces, with the same result as whole."""
 
 import gzip
+import itertools
 import os
 import pickle
 import random
@@ -16,7 +17,13 @@ from functional_models import chunks, token_cache
 from functional_models.batches import TokenBatches
 from functional_models.corpora import TextCorpus, load_parallel_corpus, load_text_corpus, stored
 from functional_models.corpora.corpus import ParallelCorpus, fingerprint
-from functional_models.corpora.stored import StoredPairs, StoredTexts, in_pieces, stored_texts
+from functional_models.corpora.stored import (
+    StoredPairs,
+    StoredTexts,
+    in_pieces,
+    stored_pairs,
+    stored_texts,
+)
 from functional_models.keras_hub_tokenizer import lowercase_pieces
 from functional_models.reading import Reading
 from functional_models.tokenizer_training import shared_tokenizer, train_tokenizer
@@ -82,6 +89,23 @@ def test_stored_texts_are_tokenized_once_by_each_tokenizer(tokenizers, monkeypat
         other.encode_together(kept)
     with pytest.raises(TypeError):
         byte.encode_together(stored_texts(in_pieces(TEXTS)))
+
+
+def test_stored_pairs_are_tokenized_once_by_each_two_tokenizers(tokenizers, monkeypatch):
+    byte, other = tokenizers["byte"], train_tokenizer("byte", [])
+    kept = stored_pairs(itertools.pairwise(TEXTS))
+    same, two = byte.encode_pairs(kept, byte), byte.encode_pairs(kept, tokenizers["byte_pair"])
+    for found, targets in ((same, byte), (two, tokenizers["byte_pair"])):
+        again = byte.encode_pairs([*kept], targets)
+        assert [[ids.tolist() for ids in pair] for pair in found] == [
+            [ids.tolist() for ids in pair] for pair in again
+        ]
+    monkeypatch.setattr(type(byte), "_chunks", None)  # tokenizing again would fail
+    assert byte.encode_pairs(kept, byte) is same
+    assert byte.encode_pairs(kept, tokenizers["byte_pair"]) is two
+    for source, target in ((other, byte), (byte, other)):
+        with pytest.raises(TypeError):
+            source.encode_pairs(kept, target)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")

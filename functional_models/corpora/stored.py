@@ -166,6 +166,11 @@ class StoredTexts(Stored[str]):
 class StoredPairs(Stored[Pair]):
     """Sentence pairs in a temporary file."""
 
+    @cached_property
+    def tokens(self) -> WeakKeyDictionary[Any, WeakKeyDictionary[Any, Any]]:
+        """Tokenizer of sources -> that of targets -> their ids, once they have read the pairs."""
+        return WeakKeyDictionary()
+
     def _item(self, text: str, first: int) -> Pair:
         return text[:first], text[first:]
 
