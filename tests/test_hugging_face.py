@@ -183,6 +183,21 @@ def test_no_key_is_ignored(name: str) -> None:
             spec_of({**config, alias: 5})
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_null_switches_a_setting_off(name: str) -> None:
+    config = config_of(name)
+    family, _ = family_of(config)
+    switches = [k for k in family.used if isinstance(family.defaults.get(k), bool)]
+    for key in set(switches) - set(family.never_null):
+        read: list[Any] = []
+        for value in (None, False):
+            try:
+                read.append(spec_of({**config, key: value}))
+            except ValueError:
+                read.append("refused")
+        assert read[0] == read[1], key
+
+
 # Settings that need care ------------------------------------------------------------------------
 
 

@@ -247,7 +247,11 @@ class Family:
         return found
 
     def _completed(self, config: Config) -> dict[str, Any]:
-        return {**dict.fromkeys(self._optional), **self.defaults, **config}
+        found = {**dict.fromkeys(self._optional), **self.defaults, **config}
+        # transformers asks for the truth of a switch, and that of null is False; a spec may mean
+        # its own default by None.
+        off = (key for key, value in self.defaults.items() if isinstance(value, bool))
+        return found | {key: False for key in off if found[key] is None}
 
     @property
     def _optional(self) -> set[str]:
