@@ -31,6 +31,18 @@ def softmax_axes(graph: Graph, node: Node) -> tuple[int, ...]:
     return tuple(axis % rank for axis in axes if isinstance(axis, int))
 
 
+def is_always_one(node: Node) -> bool:
+    """Return whether a call ends with a softmax over axes of size 1."""
+    sizes = node.outputs[0].shape
+    axis = node.config.get("axis", -1)
+    axes = axis if isinstance(axis, list | tuple) else [axis]
+    if not sizes or not (is_softmax(node) or node.activation == "softmax"):
+        return False
+    if not is_softmax(node):
+        axes = [-1]
+    return all(isinstance(a, int) and sizes[a] == 1 for a in axes)
+
+
 def _is_of_exp(graph: Graph, node: Node) -> bool:
     """Return whether a call returns exponentials, which may be masked."""
     while node.operation in ELEMENTWISE and graph.incoming[node.id]:

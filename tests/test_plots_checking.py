@@ -140,6 +140,14 @@ def test_weights_behind_a_softmax_of_one_score_are_dead():
         checks = found(model, "dead weights")
         assert [c.note.kind for c in checks] == kinds
         assert all("dense#1" in c.note.about for c in checks)
+    # Also as an activation, and where the mask of the tokens goes with the weights.
+    tokens = ids()
+    x = layers.Embedding(TOKENS, WIDTH, mask_zero=True)(tokens)
+    weights = layers.Dense(1, activation="softmax")(x)
+    model = keras.Model(tokens, layers.Dense(3)(weights * x))
+    (check,) = found(model, "dead weights")
+    assert check.note.kind == "finding"
+    assert "softmax over an axis of size 1 is always 1" in check.note.text
 
 
 def test_gates_that_are_zero_hide_nothing_and_units_that_are_off_are_no_mistake():

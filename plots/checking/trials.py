@@ -24,6 +24,7 @@ from plots.measuring.execution import Compute, Place, as_array, compute_call, ru
 from plots.reading import read_calls
 from plots.reading.keras_calls import RecordedCall, functional_of
 from plots.reading.keras_values import weights_of
+from plots.softmaxes import is_always_one
 from plots.traversal import Reachability, data_flow, without_unused_weights
 
 if TYPE_CHECKING:
@@ -451,6 +452,13 @@ def computing(training: bool, change: Mapping[Place, Change]) -> Compute:
             kwargs = {**kwargs, "training": mode}
         with training_mode(mode) if is_noise else nullcontext():
             outputs = compute_call(graph, call, args, kwargs)
+        nodes = [graph.node(node_id) for node_id in ids]
+        if any(is_always_one(n) and not n.call_class and len(n.outputs) == 1 for n in nodes):
+            # Some processors divide by the sum approximately, so that it is 0.99999994, and its
+            # gradient not zero. This keeps NaN.
+            mask = get_keras_mask(outputs)
+            outputs = outputs * 0 + 1
+            set_keras_mask(outputs, mask)
         if change.keys().isdisjoint(call.results):
             return outputs
         flat = keras.tree.flatten(outputs)

@@ -15,10 +15,11 @@ from plots.checking.trials import Trial, computing
 from plots.diagnosis.gradient_rules import NOT_DIFFERENTIABLE
 from plots.diagnosis.rules import named
 from plots.graph import Node
-from plots.layers import is_norm, is_softmax
+from plots.layers import is_norm
 from plots.measuring.execution import as_array, run_calls
 from plots.measuring.gradients import gradient, is_float
 from plots.reading.keras_values import weights_of
+from plots.softmaxes import is_always_one
 from plots.traversal import reachability
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _reason(node: Node) -> str:
     sizes = node.outputs[0].shape
     axes = axis if isinstance(axis, list | tuple) else [axis]
     one = all(isinstance(a, int) and sizes[a] == 1 for a in axes) if sizes else False
-    if (is_softmax(node) and one) or (node.activation == "softmax" and sizes and sizes[-1] == 1):
+    if is_always_one(node):
         return "a softmax over an axis of size 1 is always 1"
     if is_norm(node) and one:
         return "the result of a norm over an axis of size 1 is constant"
