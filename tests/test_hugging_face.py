@@ -183,6 +183,7 @@ def test_no_key_is_ignored(name: str) -> None:
             spec_of({**config, alias: 5})
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", CASES)
 def test_null_switches_a_setting_off(name: str) -> None:
     config = config_of(name)
