@@ -34,12 +34,10 @@ def softmax_axes(graph: Graph, node: Node) -> tuple[int, ...]:
 def is_always_one(node: Node) -> bool:
     """Return whether a call ends with a softmax over axes of size 1."""
     sizes = node.outputs[0].shape
-    axis = node.config.get("axis", -1)
-    axes = axis if isinstance(axis, list | tuple) else [axis]
     if not sizes or not (is_softmax(node) or node.activation == "softmax"):
         return False
-    if not is_softmax(node):
-        axes = [-1]
+    axis = node.config.get("axis", -1) if is_softmax(node) else -1
+    axes = axis if isinstance(axis, list | tuple) else [axis]
     return all(isinstance(a, int) and sizes[a] == 1 for a in axes)
 
 
