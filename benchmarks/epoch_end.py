@@ -3,7 +3,7 @@
     python benchmarks/epoch_end.py           # the sizes of benchmarks/training.py
 
 TensorFlow's input pipeline can stall the end of an epoch by seconds, for example with NumPy arrays
-in `model.fit`. `functional_models.batches.training_data` avoids this.
+in `model.fit`. `functional_models.fit_data.training_data` avoids this.
 
 The time of a step is the time between `on_train_batch_begin` and `on_train_batch_end`; that of an
 epoch is the time since the end of the previous epoch. Batches are fetched inside the steps, so the
@@ -25,7 +25,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 from training import BATCH, LENGTH, random_tokens, small_gpt
 
-from functional_models.batches import TokenBatches, training_data
+from functional_models.batches import TokenBatches
+from functional_models.fit_data import training_data
 from functional_models.losses import TokenCrossEntropy
 
 ALLOWED = 1.05

@@ -132,7 +132,7 @@ def train_keras(model: Any, **options: Any) -> float:
     """Return tokens per second of `model.fit` with Keras' own loss."""
     import keras
 
-    from functional_models.batches import training_data
+    from functional_models.fit_data import training_data
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.AdamW(1e-4), loss=loss, **options)

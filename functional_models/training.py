@@ -14,9 +14,10 @@ from weakref import WeakKeyDictionary
 import keras
 
 from functional_models.averages import Averages
-from functional_models.batches import Batches, evaluation_data, training_data
+from functional_models.batches import Batches
 from functional_models.callbacks import Checkpoint, Record, Row, SampleText
 from functional_models.distribution import check_batch_size, check_is_distributed
+from functional_models.fit_data import evaluation_data, training_data
 from functional_models.losses import TokenCrossEntropy, token_metrics
 from functional_models.memory import keep_again
 from functional_models.optimizers import make_optimizer

@@ -12,10 +12,9 @@ from functional_models.batches import (
     PairBatches,
     TokenBatches,
     check_tokens,
-    evaluation_data,
     teacher_forcing,
-    training_data,
 )
+from functional_models.fit_data import evaluation_data, training_data
 
 PAD, START, END = 0, 1, 2
 

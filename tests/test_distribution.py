@@ -15,7 +15,8 @@ from small_text_models import text_corpus, text_model
 import builders
 import functional_models as fm
 from functional_models import distribution
-from functional_models.batches import TokenBatches, evaluation_data
+from functional_models.batches import TokenBatches
+from functional_models.fit_data import evaluation_data
 
 SIZES = {"hidden_dim": 13, "num_heads": 6, "head_dim": 5, "intermediate_dim": 14}
 SIZES |= {"num_layers": 1, "vocabulary_size": 22, "max_sequence_length": 17}

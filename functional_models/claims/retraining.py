@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 import builders
-from functional_models.batches import Batches, training_data
+from functional_models.batches import Batches
 from functional_models.claims.tasks import Run, Task
 from functional_models.compiled import to_numpy
+from functional_models.fit_data import training_data
 from functional_models.optimizers import make_optimizer
 from functional_models.recipe import Recipe
 from functional_models.seeding import own_random
