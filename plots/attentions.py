@@ -16,7 +16,13 @@ from plots.layers import PARTS, is_identity_like, is_rearrangement
 from plots.mask_values import Direction, visible_keys
 from plots.skips import skip_paths
 from plots.softmaxes import is_float
-from plots.traversal import Reachability, data_flow, once_per_graph, without_unused_weights
+from plots.traversal import (
+    Reachability,
+    data_flow,
+    once_per_graph,
+    reachability,
+    without_unused_weights,
+)
 
 
 def find_attentions(graph: Graph) -> tuple[Attention, ...]:
@@ -100,7 +106,7 @@ def position_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability
         is_summary = not has_positions or edge.port.startswith("initial_state")
         return edge.id in followed and not is_summary and not _summarises(edge, target)
 
-    return Reachability(graph, passes)
+    return reachability(graph, passes)
 
 
 def has_way_around(graph: Graph, flow: Reachability, node_id: str) -> bool:
@@ -113,8 +119,7 @@ def has_way_around(graph: Graph, flow: Reachability, node_id: str) -> bool:
         flow: `position_flow` of its attentions.
         node_id: Id of the call, such as the output of an attention.
     """
-    followed = {edge.id for edges in flow.incoming.values() for edge in edges}
-    around = Reachability(graph, lambda edge: edge.id in followed, lambda n: n.id == node_id)
+    around = flow.stopping_at(node_id)
     sequences = [i for i in flow.ancestors(node_id) if is_float(graph.node(i).outputs[0])]
     met = {*around.descendants(*sequences)} if sequences else set()
     return not met.isdisjoint({*flow.descendants(node_id)} - {node_id})
@@ -162,7 +167,7 @@ def attentions_with_masks(
     graph = without_unused_weights(graph)
     attentions = find_attentions(graph)
     flow = query_flow(graph, attentions)
-    behind = Reachability(graph, stop=_is_trained)
+    behind = reachability(graph, stop=_is_trained)
     only_masks = _inputs_of_masks(graph, attentions)
 
     def masked_by(attention: Attention) -> Masked:
@@ -229,7 +234,7 @@ def lengths_of_samples(graph: Graph) -> frozenset[str]:
 
     That of a prefix, or an integer that something for each position is compared with.
     """
-    passing = Reachability(
+    passing = reachability(
         graph, stop=lambda node: not (is_identity_like(node) or is_rearrangement(node))
     )
     found = set(prefix_lengths(graph))

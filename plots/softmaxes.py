@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plots.graph import Edge, Graph, Node, Tensor
 from plots.layers import is_softmax
-from plots.traversal import Reachability, once_per_graph, walk_back
+from plots.traversal import once_per_graph, reachability, walk_back
 
 _KEEPS_SUMS = frozenset({"Add", "ExpandDims", "Maximum"})  # with a small constant, for one
 _MERGES = frozenset({"Add", "Maximum", "Minimum", "Multiply", "Subtract"})
@@ -56,7 +56,7 @@ def _is_of_exp(graph: Graph, node: Node) -> bool:
 @once_per_graph
 def calls_before_softmax(graph: Graph) -> frozenset[str]:
     """Return the calls between attention scores and their softmax, such as masks and biases."""
-    before = Reachability(graph, stop=lambda node: not _keeps_shape(graph, node))
+    before = reachability(graph, stop=lambda node: not _keeps_shape(graph, node))
     ends = [node.id for node in graph.nodes if is_softmax(node)]
     return frozenset(before.ancestors(*ends)) if ends else frozenset()
 

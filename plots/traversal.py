@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import replace
 from functools import cached_property, reduce, wraps
 from operator import or_
@@ -49,30 +49,24 @@ class Reachability:
 
     Args:
         graph: The graph.
-        follow: Whether a path may use an edge; None: all edges.
-        stop: Whether paths end at a call. Such a call is reached, and can be the start of a path,
-            but no path leads past it. None: at no call.
+        dropped: Positions in `graph.edges` of those that no path uses.
+        stops: Ids of calls where paths end. Such a call is reached, and can be the start of a path,
+            but no path leads past it.
 
     Attributes:
         incoming: Id of a call -> its incoming edges that are followed.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        follow: Callable[[Edge], bool] | None = None,
-        stop: Callable[[Node], bool] | None = None,
-    ) -> None:
+    def __init__(self, graph: Graph, dropped: Set[int], stops: Set[str] = frozenset()) -> None:
         self.graph = graph
         self.incoming = dict(graph.incoming)
-        dropped = [] if follow is None else [edge for edge in graph.edges if not follow(edge)]
-        for target in {edge.target for edge in dropped}:
-            self.incoming[target] = tuple(filter(follow, graph.incoming[target]))
+        left_out = {id(graph.edges[position]) for position in dropped}
+        for target in {graph.edges[position].target for position in dropped}:
+            edges = graph.incoming[target]
+            self.incoming[target] = tuple(edge for edge in edges if id(edge) not in left_out)
         self._bit = _bits(graph)
-        self._stops = {node.id for node in graph.nodes if stop(node)} if stop else set()
-        self._before: dict[str, int] = {}
-        for node_id, edges in self.incoming.items():
-            self._before[node_id] = self._reached((edge.source for edge in edges), self._before)
+        self._dropped = dropped
+        self._stops = stops
 
     @cached_property
     def sources(self) -> Mapping[str, tuple[str, ...]]:
@@ -82,6 +76,10 @@ class Reachability:
     def stops_at(self, node_id: str) -> bool:
         """Return whether paths end at a call."""
         return node_id in self._stops
+
+    def stopping_at(self, *node_ids: str) -> Reachability:
+        """Return the reachability along the same edges whose paths end at other calls."""
+        return Reachability(self.graph, self._dropped, frozenset(node_ids))
 
     def ancestors(self, *node_ids: str) -> list[str]:
         """Return the ids of all calls that any of `node_ids` can be reached from, in order."""
@@ -130,6 +128,13 @@ class Reachability:
         return {value: list(found) for value, found in takers.items()}
 
     @cached_property
+    def _before(self) -> dict[str, int]:
+        before: dict[str, int] = {}
+        for node_id, edges in self.incoming.items():
+            before[node_id] = self._reached((edge.source for edge in edges), before)
+        return before
+
+    @cached_property
     def _after(self) -> dict[str, int]:
         targets: dict[str, list[str]] = {node_id: [] for node_id in self.incoming}
         for node_id, edges in self.incoming.items():
@@ -174,24 +179,56 @@ def data_flow(
     Skips implicit masks, inputs whose shape alone is used, and the edges in `without`, by id.
     """
     left_out = frozenset(without)
-    return _data_flow(graph, left_out, stop) if left_out or stop else _whole_data_flow(graph)
+    dropped, stops = _edges_without_values(graph), _ids_where(graph, stop)
+    if not left_out:
+        return _shared(graph, dropped, stops)
+    others = {position for position, edge in enumerate(graph.edges) if edge.id in left_out}
+    return Reachability(graph, dropped | others, stops)
+
+
+def reachability(
+    graph: Graph,
+    follow: Callable[[Edge], bool] | None = None,
+    stop: Callable[[Node], bool] | None = None,
+) -> Reachability:
+    """Return the reachability along some edges.
+
+    Args:
+        graph: The graph.
+        follow: Whether a path may use an edge; None: all edges.
+        stop: Whether paths end at a call, see `Reachability`; None: at no call.
+    """
+    edges = enumerate(graph.edges) if follow else ()
+    dropped = frozenset(position for position, edge in edges if follow and not follow(edge))
+    return _shared(graph, dropped, _ids_where(graph, stop))
+
+
+def _shared(graph: Graph, dropped: frozenset[int], stops: frozenset[str]) -> Reachability:
+    """Return the reachability that was made before for the same edges and calls, or a new one."""
+    known = _reachabilities(graph)
+    if (dropped, stops) not in known:
+        known[dropped, stops] = Reachability(graph, dropped, stops)
+    return known[dropped, stops]
 
 
 @once_per_graph
-def _whole_data_flow(graph: Graph) -> Reachability:
-    return _data_flow(graph, frozenset(), None)
+def _reachabilities(graph: Graph) -> dict[tuple[frozenset[int], frozenset[str]], Reachability]:
+    return {}
 
 
-def _data_flow(
-    graph: Graph, left_out: frozenset[str], stop: Callable[[Node], bool] | None
-) -> Reachability:
+@once_per_graph
+def _edges_without_values(graph: Graph) -> frozenset[int]:
+    """Return the positions of edges whose values are not used: implicit masks, and shapes."""
     shape_only = {node.id for node in graph.nodes if is_shape_only(node)}
+    return frozenset(
+        position
+        for position, edge in enumerate(graph.edges)
+        if edge.implicit or edge.target in shape_only
+    )
 
-    def follow(edge: Edge) -> bool:
-        is_left_out = left_out and edge.id in left_out  # ids are costly
-        return not (edge.implicit or edge.target in shape_only or is_left_out)
 
-    return Reachability(graph, follow, stop)
+def _ids_where(graph: Graph, holds: Callable[[Node], bool] | None) -> frozenset[str]:
+    return frozenset(node.id for node in graph.nodes if holds(node)) if holds else frozenset()
 
 
 def walk_back(graph: Graph, node: Node, passes: Callable[[Node], bool]) -> Node:
@@ -218,12 +255,6 @@ def without_unused_weights(graph: Graph) -> Graph:
     values = ({i: v for i, v in o.values.items() if i not in unused} for o in graph.overlays)
     overlays = (replace(o, values=v) for o, v in zip(graph.overlays, values, strict=True))
     return replace(graph, nodes=graph.calls, notes=tuple(notes), overlays=tuple(overlays))
-
-
-@once_per_graph
-def reachability(graph: Graph) -> Reachability:
-    """Return the reachability along all edges."""
-    return Reachability(graph)
 
 
 class CycleError(ValueError):

@@ -25,7 +25,7 @@ from plots.diagnosis.rules import named
 from plots.graph import Graph, Node
 from plots.layers import RECURRENT
 from plots.reading.keras_calls import arguments_of
-from plots.traversal import Reachability
+from plots.traversal import reachability
 
 _STATES_IT = re.compile(
     "causal|look_?ahead|autoregress|subsequent|next[-_ ]?(char|frame|step|token|word)|"
@@ -244,7 +244,7 @@ def _has_memory(leak: Leak) -> bool:
 def refuted_claims(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[tuple[str, str]]:
     """Yield (id, claim) for the attentions that say that they are causal, and are not."""
     graph = trial.graph
-    behind = Reachability(graph)
+    behind = reachability(graph)
     for attention in attentions_with_masks(graph)[0]:
         found = seen.get(attention.id)
         if found is None or found.is_causal:

@@ -11,7 +11,7 @@ from plots.checking.trials import Arrays, Trial
 from plots.checking.visibility import Visibility, frontier, visibility
 from plots.graph import Edge, Graph
 from plots.measuring.execution import Place
-from plots.traversal import Reachability
+from plots.traversal import reachability
 
 
 def outputs_in_line(
@@ -24,7 +24,7 @@ def outputs_in_line(
     def follow(edge: Edge) -> bool:
         return edge.id not in others and _has_positions(trial, (edge.source, edge.output))
 
-    lined = Reachability(trial.graph, follow)
+    lined = reachability(trial.graph, follow)
     for number, place in enumerate(trial.graph.outputs):
         if place[0] != field.place and lined.depends(place[0], on=field.place):
             tensor = trial.graph.node(place[0]).outputs[place[1]]

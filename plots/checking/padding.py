@@ -17,7 +17,7 @@ from plots.graph import Graph, Node
 from plots.layers import is_attention, is_function, is_identity_like, is_norm
 from plots.measuring.execution import Place
 from plots.measuring.inputs import padding_of
-from plots.traversal import Reachability, data_flow
+from plots.traversal import data_flow, reachability
 
 if TYPE_CHECKING:
     import numpy as np
@@ -303,7 +303,7 @@ def _padded_texts(trial: Trial, field: Field) -> Iterator[Padded]:
 
 def _masked_ids(trial: Trial, start: str) -> list[int]:
     """Return the ids that the model masks, of those that a call returns."""
-    takers = Reachability(trial.graph, stop=_is_no_identity).descendants(start)
+    takers = reachability(trial.graph, stop=_is_no_identity).descendants(start)
     tables = [i for i in takers if (i, 0) in trial.masks and not padding_of(trial.graph.node(i))]
     found = _compared_ids(trial.graph, start) or [0] * len(tables)  # a table inside masks 0
     # A mask may be made inside of a layer of one's own, or of a `Lambda`.
@@ -326,8 +326,8 @@ def _compared_ids(graph: Graph, start: str) -> list[int]:
     with `equal`.
     """
     flow = data_flow(graph)
-    unchanged = Reachability(graph, stop=_is_no_identity)
-    is_light = Reachability(graph, stop=lambda node: bool(node.parameters) or node.is_a(_MERGES))
+    unchanged = reachability(graph, stop=_is_no_identity)
+    is_light = reachability(graph, stop=lambda node: bool(node.parameters) or node.is_a(_MERGES))
     attentions = attentions_with_masks(graph)[0]
     found = []
     for taker in map(graph.node, unchanged.descendants(start)):
@@ -393,7 +393,7 @@ def _with_other_padding(padded: Padded) -> Run | None:
 def _starts(padded: Padded) -> list[str]:
     """Return the calls whose values are vectors of one position each."""
     graph = padded.trial.graph
-    unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
+    unchanged = reachability(graph, stop=lambda node: not is_identity_like(node))
     nodes = map(graph.node, unchanged.descendants(padded.start))
     if padded.padding is None:
         return [padded.field.place]
@@ -445,7 +445,7 @@ def _masks_of(trial: Trial, field: Field) -> Sequence[Field]:
 def _hides(trial: Trial, mask: Field) -> bool:
     """Return whether a mask multiplies or chooses something, and is no feature beside others."""
     graph = trial.graph
-    near = Reachability(graph, stop=lambda n: bool(n.parameters) or n.is_a(_MERGES))
+    near = reachability(graph, stop=lambda n: bool(n.parameters) or n.is_a(_MERGES))
     nodes = [graph.node(i) for i in near.descendants(mask.place)]
     ports = [
         edge.port for node in (mask.place, *(n.id for n in nodes)) for edge in graph.outgoing[node]

@@ -15,7 +15,7 @@ from plots.layers import is_identity_like, is_recurrent
 from plots.measuring.inputs import ids_and_lengths, padding_of
 from plots.reading import read_graph
 from plots.reading.keras_calls import RecordedCall
-from plots.traversal import Reachability
+from plots.traversal import reachability
 
 if TYPE_CHECKING:
     import keras
@@ -316,7 +316,7 @@ def _field(
     import keras
 
     dtype = str(tensor.dtype)
-    takers = Reachability(graph, stop=lambda node: not is_identity_like(node)).descendants(node_id)
+    takers = reachability(graph, stop=lambda node: not is_identity_like(node)).descendants(node_id)
     paddings = [value for taker in takers for value in padding_of(graph.node(taker))]
     paddings += [0] * any(_hides_zero(layers.get(taker)) for taker in takers)
     paddings = [value for value in paddings if isinstance(value, int | float)]
@@ -357,7 +357,7 @@ def _has_steps(graph: Graph, node_id: str, shape: Sequence[int | None]) -> bool:
     """
     if len(shape) < 4 or list(shape[1:]).count(shape[1]) > 1:
         return False
-    behind = (graph.node(i) for i in Reachability(graph).descendants(node_id))
+    behind = (graph.node(i) for i in reachability(graph).descendants(node_id))
     first = (graph.incoming[node.id][0] for node in behind if is_recurrent(node))
     return any(len(edge.tensor.shape) > 2 and edge.tensor.shape[1] == shape[1] for edge in first)
 

@@ -20,7 +20,7 @@ from plots.layers import (
     is_shape_only,
     is_softmax,
 )
-from plots.traversal import Reachability
+from plots.traversal import Reachability, reachability
 
 NOT_DIFFERENTIABLE: set[str] = {
     "Ceil",
@@ -51,7 +51,7 @@ _TIED = (
 @diagnosis_rule("no_gradient")
 def no_gradient(graph: Graph) -> Iterator[Note]:
     """Trainable weights that no gradient of an output reaches."""
-    flow = Reachability(graph, follow=lambda edge: _is_differentiable(graph, edge))
+    flow = reachability(graph, follow=lambda edge: _is_differentiable(graph, edge))
     ends = [i for i, k in graph.outputs if "float" in graph.node(i).outputs[k].dtype]
     if not ends:
         return  # a graph that returns decisions alone, such as tokens, is not there for training

@@ -43,7 +43,7 @@ def _up_to_work(graph: Graph) -> Reachability:
     def stops(node: Node) -> bool:
         return (node.parameters > 0 and not is_linear_projection(node)) or normalises(graph, node)
 
-    return Reachability(graph, stop=stops)
+    return reachability(graph, stop=stops)
 
 
 def leads_to_a_norm(graph: Graph, start: str) -> bool:
@@ -187,7 +187,7 @@ def head_before_the_final_norm(graph: Graph) -> Iterator[Note]:
     if len(places) < 2:
         return
     reached = reachability(graph)
-    up_to_norms = Reachability(graph, stop=lambda n: normalises(graph, n) or is_closed(n))
+    up_to_norms = reachability(graph, stop=lambda n: normalises(graph, n) or is_closed(n))
     for stream in residual_streams(graph):
         end = stream.paths[-1].target
         if _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):

@@ -16,7 +16,7 @@ from plots.layers import (
     is_linear_projection,
     is_norm,
 )
-from plots.traversal import Reachability, once_per_graph, walk_back
+from plots.traversal import Reachability, once_per_graph, reachability, walk_back
 
 _NORMALISES = frozenset({"Norm", "Normalize", "Rsqrt", "UnitNormalization"})
 _MOST_CALLS = 60
@@ -128,4 +128,4 @@ def past_layout(graph: Graph, edge: Edge, moves: Set[str] = frozenset()) -> Node
 @once_per_graph
 def up_to_weights(graph: Graph) -> Reachability:
     """Return the reachability on paths that stop at calls with weights."""
-    return Reachability(graph, stop=lambda node: node.parameters > 0)
+    return reachability(graph, stop=lambda node: node.parameters > 0)

@@ -16,7 +16,7 @@ from plots.hierarchy import common_namespace, enclosing_block, find_namespaces
 from plots.layers import is_identity_like, is_norm
 from plots.registry import graph_plugin
 from plots.skips import mark_skip_paths, past_identities
-from plots.traversal import Reachability
+from plots.traversal import Reachability, reachability
 
 Group = tuple[str, list[Node]]
 """Dotted name, and calls in the graph's order."""
@@ -52,7 +52,7 @@ def _without_masks(graph: Graph) -> Graph:
         return edge.tensor.dtype != "bool" and not edge.implicit
 
     ends = [node_id for node_id, _ in graph.outputs]
-    kept = {*ends, *Reachability(graph, follow=has_numbers).ancestors(*ends)}
+    kept = {*ends, *reachability(graph, follow=has_numbers).ancestors(*ends)}
     return replace(
         graph,
         nodes=tuple(node for node in graph.nodes if node.id in kept),
@@ -118,9 +118,9 @@ def _embeddings(graph: Graph) -> Iterator[Group]:
     if not heads:
         heads = {e.source for e in graph.edges if enclosing_block(namespaces[e.target])}
         heads = {source for source in heads if not enclosing_block(namespaces[source])}
-    reachability = Reachability(graph)
+    reached = reachability(graph)
     for head in sorted(heads, key=graph.index.__getitem__):
-        before = {head, *reachability.ancestors(head)}
+        before = {head, *reached.ancestors(head)}
         following = [head]
         while following and following[0] not in branching:
             following = [target for source, target in graph.stream if source == following[0]]

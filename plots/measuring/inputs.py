@@ -10,7 +10,7 @@ from plots.attentions import lengths_of_samples
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_identity_like, is_shape_only
 from plots.reading import read_graph
-from plots.traversal import Reachability
+from plots.traversal import reachability
 
 if TYPE_CHECKING:
     import keras
@@ -136,9 +136,9 @@ def ids_and_lengths(graph: Graph) -> tuple[dict[str, list[int]], list[int]]:
         # Ids may be given as floats, but what is computed with floats is no id.
         return graph.node(edge.source).kind == "input" or "int" in edge.tensor.dtype
 
-    everywhere = Reachability(graph, carries_ids)
-    by_value = Reachability(graph, carries_ids, stop=is_shape_only)
-    unchanged = Reachability(graph, stop=lambda node: not is_identity_like(node))
+    everywhere = reachability(graph, carries_ids)
+    by_value = reachability(graph, carries_ids, stop=is_shape_only)
+    unchanged = reachability(graph, stop=lambda node: not is_identity_like(node))
     ids: dict[str, list[int]] = {}
     lengths = [length for node in graph.nodes for length in _numbers(node, _LONGEST)]
     for input_id in graph.inputs:

@@ -19,7 +19,7 @@ from plots.axes import meaning
 from plots.graph import Constant, Edge, Graph, Node
 from plots.hierarchy import common_namespace, enclosing_namespaces, find_namespaces
 from plots.layers import is_attention, is_identity_like, is_norm, merge_sign
-from plots.traversal import Reachability
+from plots.traversal import reachability
 
 # Layout
 
@@ -198,14 +198,14 @@ def _below(
     The keys and values of a cross-attention depend on the encoder only, so nothing else prevents
     Graphviz from drawing them above the first decoder block.
     """
-    reachability = Reachability(graph)
+    reached = reachability(graph)
     pairs: dict[tuple[str, str], None] = {}
     for namespace, edges in entries.items():
         main = feeds[namespace]
         fed = {edge.target for edge in edges if edge.source == main}
         others = [edge.target for edge in edges if edge.source != main]
         if others and fed:
-            lower = (i for i in others if i not in fed and not reachability.depends(main, on=i))
+            lower = (i for i in others if i not in fed and not reached.depends(main, on=i))
             pairs |= {(main, node_id): None for node_id in lower}
     return tuple(pairs)
 
