@@ -267,6 +267,20 @@ def test_a_note_has_shapes_as_a_picture_has():
     ]
 
 
+@pytest.mark.parametrize(("parts", "texts"), [(2, 1), (3, 0)])
+def test_a_block_of_another_kind_is_no_deviation(parts, texts):
+    """One with several calls that the usual block lacks, and without several that it has."""
+    x = y = keras.Input((7,), name="x")
+    for number, kind in enumerate(["usual", "usual", "usual", "other"]):
+        for part in range(parts):
+            name = f"block_{number}.{kind}_{part}"
+            y = layers.Dense(7, use_bias=kind == "usual", name=name)(y)
+        y = layers.ReLU(name=f"block_{number}.act")(y)
+    graph = plots.fold(plots.read_graph(keras.Model(x, y)))
+    assert graph.repeats["block_0"] == 3
+    assert len([note for note in graph.notes if note.kind == "deviates"]) == texts
+
+
 @pytest.mark.parametrize(
     ("factor", "message"),
     [(3.0, "Multiply takes other constants"), (None, "Add in place of Multiply")],

@@ -13,6 +13,9 @@ from plots.folding.signatures import Block, Path, Run, Signature
 from plots.folding.stacks import Stack
 from plots.graph import Node
 
+_SEVERAL = 3
+"""So many calls are counted in a note, and not named."""
+
 
 def range_notes(blocks: Sequence[Block], overlays: Sequence[Overlay], what: str) -> Iterator[Note]:
     """Yield notes on the numbers in which blocks differ that one stands for: "rate 0.03–0.18".
@@ -75,6 +78,9 @@ def _range(values: Sequence[float]) -> str:
 def deviations(stack: Stack, blocks: int) -> Iterator[Note]:
     """Yield a note on every block that differs from a neighbour that is at least as frequent.
 
+    A block that has several calls which the other lacks, and the other way round, is of another
+    kind: the picture shows it, and counts of calls would say nothing.
+
     Args:
         stack: The stack.
         blocks: Number of blocks, or of periods of a pattern, that are kept of every run.
@@ -99,8 +105,9 @@ def deviations(stack: Stack, blocks: int) -> Iterator[Note]:
             alike = stack.blocks[start + place : start + period * times : period]
             # The first block of a run may have a shortcut that the others lack.
             like = alike[-1] if len(usual.nodes) > len(alike[-1].nodes) else usual
-            text = f"{odd.name} differs from {usual.name}: {_difference(like, odd, alike)}"
-            yield Note("deviates", tuple(node.id for node in odd.nodes), text)
+            if min(n.total() for n in _calls_of_one(like, odd)) < _SEVERAL:
+                text = f"{odd.name} differs from {usual.name}: {_difference(like, odd, alike)}"
+                yield Note("deviates", tuple(node.id for node in odd.nodes), text)
 
 
 def _difference(before: Block, after: Block, alike: Sequence[Block]) -> str:
@@ -137,13 +144,13 @@ def _difference(before: Block, after: Block, alike: Sequence[Block]) -> str:
 
 def _other_calls(before: Block, after: Block) -> str:
     """Return which calls only one of two blocks has, and what differs first in the others."""
-    names, others = (Counter(n.shown_name for n in block.nodes) for block in (before, after))
-    ways = {"also has": others - names, "lacks": names - others}
+    only_after, only_before = _calls_of_one(before, after)
     calls = {
-        verb: " and ".join(n.elements()) if n.total() < 3 else f"{n.total()} calls"
-        for verb, n in ways.items()
+        verb: " and ".join(n.elements()) if n.total() < _SEVERAL else f"{n.total()} calls"
+        for verb, n in {"also has": only_after, "lacks": only_before}.items()
     }
     text = "it " + " and ".join(f"{verb} {some}" for verb, some in calls.items() if some)
+    names, others = (Counter(n.shown_name for n in block.nodes) for block in (before, after))
     by_name = {node.shown_name: node for node in before.nodes}
     changes = (
         change
@@ -153,6 +160,12 @@ def _other_calls(before: Block, after: Block) -> str:
     )
     first = next(changes, "")
     return f"{text}, and {first}" if first else text
+
+
+def _calls_of_one(before: Block, after: Block) -> tuple[Counter[str], Counter[str]]:
+    """Return the names of the calls that only the second block has, and only the first."""
+    names, others = (Counter(n.shown_name for n in block.nodes) for block in (before, after))
+    return others - names, names - others
 
 
 def _other_settings(was: Node, node: Node) -> Iterator[tuple[str, str]]:
