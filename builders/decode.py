@@ -18,6 +18,7 @@ from builders.components import component
 from builders.embeddings import source_embedding, target_embedding
 from builders.errors import unknown_name
 from builders.heads import logits
+from builders.memory import paused_collection
 from builders.model_checks import check_spec_of_model
 from builders.models import as_input, decoder, decoder_only, encoder, symbolic_inputs, wire
 from builders.scope import LayerScope
@@ -26,6 +27,7 @@ from builders.spec import TransformerSpec
 Tensor = Any
 
 
+@paused_collection()
 def build_decode_step(
     model: keras.Model,
     spec: TransformerSpec,
@@ -112,6 +114,7 @@ def empty_cache(
     return {name: keras.ops.zeros(shape, dtype) for name, (shape, dtype) in entries.items()}
 
 
+@paused_collection()
 def build_encode(model: keras.Model, spec: TransformerSpec) -> keras.Model:
     """Build the graph that encodes a source once, for all steps of decoding.
 
@@ -142,6 +145,7 @@ def build_encode(model: keras.Model, spec: TransformerSpec) -> keras.Model:
     return DerivedGraph(source, {"memory": memory, "cache": cache}, name="encode")
 
 
+@paused_collection()
 def build_packed(model: keras.Model, spec: TransformerSpec) -> keras.Model:
     """Build the graph that reads several documents in a row as if each were alone.
 
@@ -180,6 +184,7 @@ def build_packed(model: keras.Model, spec: TransformerSpec) -> keras.Model:
     return DerivedGraph(inputs, decoder_only(LayerScope(spec, model), **inputs), name="packed")
 
 
+@paused_collection()
 def build_probe(
     model: keras.Model, spec: TransformerSpec, what: str | Sequence[str] = "attention_scores"
 ) -> keras.Model:

@@ -22,7 +22,7 @@ from builders.documents import document_starts
 from builders.embeddings import embed, source_embedding, target_embedding, token_embedding
 from builders.heads import class_logits, final_norm_and_dropout, logits, masked_lm_head, pool
 from builders.masks import padding_mask
-from builders.memory import check_memory
+from builders.memory import check_memory, paused_collection
 from builders.registry import as_spec
 from builders.scope import LayerScope
 from builders.spec import TransformerSpec
@@ -194,6 +194,7 @@ def build_encoder_only(
     return build(_spec_of_kind("encoder_only", spec, changes), abstract=abstract)
 
 
+@paused_collection()
 def build(spec: TransformerSpec | str, *, abstract: bool = False, **changes: Any) -> keras.Model:
     """Build the model of a spec of any kind, or of a variant as its first kind.
 
