@@ -45,7 +45,7 @@ def place_with_arcs(dot: pydot.Dot, order: Sequence[str]) -> Placement:
     alone = new_dot(dot.get("rankdir"), None, "line")
     for node in nodes_of(dot):
         alone.add_node(node)
-    sizes = placed_by_graphviz(alone).attributes
+    sizes = placed_by_graphviz([alone])[0].attributes
     half = {
         name: flow.extent((36 * float(found["width"]), 36 * float(found["height"])))
         for (_, name), found in sizes.items()

@@ -19,13 +19,16 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 SECONDS = 15
 """Time limit of one call of Graphviz."""
+
+_LEAST_SECONDS = 0.1
+"""Time for a graph where that of several is used up."""
 
 _FAIR_SECONDS = 3
 """Time in which an installed program that works draws a small graph, also at its first start."""
@@ -84,6 +87,33 @@ def run_graphviz(text: str, picture: str, engine: str = "dot", seconds: float = 
     return _PDF_DATE.sub(rb"\g<1>19700101000000", data) if picture == "pdf" else data
 
 
+def layouts_of(texts: Sequence[str], seconds: float = SECONDS) -> list[dict[str, Any]]:
+    """Lay out several graphs and return the documents in the format "json0".
+
+    An installed program is started once for all, because its start takes longer than the layout of
+    a small graph.
+
+    Args:
+        texts: The graphs as DOT.
+        seconds: The time limit for all of them.
+
+    Raises:
+        ImportError, RuntimeError: see `run_graphviz`.
+    """
+    end = time.monotonic() + seconds
+    program = shutil.which("dot")
+    if len(texts) > 1 and program is not None and program not in _failed:
+        with suppress(RuntimeError, ValueError):  # each graph alone shows what is to blame
+            data = _run_installed(program, "\n".join(texts), "json0", "dot", seconds)
+            if len(found := _documents(data)) == len(texts):
+                return found
+    found = []
+    for text in texts:
+        left = max(end - time.monotonic(), _LEAST_SECONDS)
+        found += _documents(run_graphviz(text, "json0", seconds=left))
+    return found
+
+
 def _time_for_installed(program: str, text: str, seconds: float) -> float:
     """Return the time limit of an installed program, the rest of which is for the bundled one.
 
@@ -119,9 +149,26 @@ def _run_installed(program: str, text: str, picture: str, engine: str, seconds: 
     return done.stdout
 
 
+def _documents(data: bytes) -> list[dict[str, Any]]:
+    """Return the JSON objects that follow each other in a text.
+
+    Raises:
+        ValueError: if there is anything else.
+    """
+    text, decoder = data.decode().strip(), json.JSONDecoder(object_pairs_hook=dict)
+    found, place = [], 0
+    while place < len(text):
+        document, end = decoder.raw_decode(text, place)
+        if not isinstance(document, dict):
+            raise ValueError(f"a JSON object was expected, not {type(document).__name__}")
+        found.append(document)
+        place = end + len(text[end:]) - len(text[end:].lstrip())
+    return found
+
+
 def _is_json(data: bytes) -> bool:
     try:
-        return isinstance(json.loads(data), dict)
+        return bool(_documents(data))
     except ValueError:
         return False
 

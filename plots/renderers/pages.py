@@ -58,6 +58,9 @@ _MOST_PAST = 3  # tensors, besides that at the cut, that may lead past a cut
 _MOST_TAGS = 1 / 8  # of the number of calls: edges of these tensors
 _CROWDED = 4000  # calls that edges lead past, in sum, above which Graphviz takes seconds
 
+_TOGETHER = 25  # parts that are laid out by one start of Graphviz,
+_SECONDS_TOGETHER = 3.0  # unless that takes longer
+
 _LONG = 1500.0  # points along the flow, and
 _SLIM = 5.0  # length divided by breadth, above which a picture is a strip
 _PAGE = 595.0, 842.0  # points of A4
@@ -100,7 +103,9 @@ def page_of(
     before: Placement | None = None
     corners: tuple[Point, ...] = ()
     spans = [placement.span(page.flow) for placement in placed]
-    for number, (first, last) in enumerate(pairwise(_column_starts(spans, columns))):
+    starts = _column_starts(spans, columns)
+    parts, placed = page.with_heads(parts, placed, starts[1:-1])
+    for number, (first, last) in enumerate(pairwise(starts)):
         part, column = page.column(parts[first:last], placed[first:last], number)
         top, _, left, _ = column.span(page.flow)
         side = 0.0 if before is None else before.span(page.flow)[3] + _GAP
@@ -154,11 +159,11 @@ class _Page:
         whole = Part(frozenset(self.graph.index))
         if len(whole.ids) <= _FEW_CALLS and not self._is_crowded(whole):
             with suppress(RuntimeError):
-                placement = self._by_graphviz(self._dot(whole), SECONDS / 2)
+                (placement,) = self._by_graphviz([self._dot(whole)], SECONDS / 2)
                 if columns == 1 or (columns is None and not _is_strip(placement.span(self.flow))):
                     return [whole], [placement]
         parts = self._parts()
-        return parts, [self.placed(part) for part in parts]
+        return parts, self._placed_together(parts)
 
     def _parts(self) -> list[Part]:
         """Cut the graph into parts; edges past a cut become tags in the layout."""
@@ -195,6 +200,18 @@ class _Page:
                 if not self.layout.is_referred(edge):
                     yield edge
 
+    def with_heads(
+        self, parts: Sequence[Part], places: Sequence[Placement], numbers: Sequence[int]
+    ) -> tuple[list[Part], list[Placement]]:
+        """Return all parts, of which some start with a copy of the last call before them."""
+        heads = [self._with_copy(parts[number]) for number in numbers]
+        copied = dict(zip(numbers, heads, strict=True))
+        moved = dict(zip(numbers, self._placed_together(heads), strict=True))
+        return (
+            [copied.get(number, part) for number, part in enumerate(parts)],
+            [moved.get(number, place) for number, place in enumerate(places)],
+        )
+
     def column(
         self, parts: Sequence[Part], places: Sequence[Placement], number: int
     ) -> tuple[Part, Placement]:
@@ -204,8 +221,7 @@ class _Page:
         starts with a copy of that call below it.
         """
         breadth = max(right - left for _, _, left, right in (p.span(self.flow) for p in places))
-        first = self._with_copy(parts[0]) if number else parts[0]
-        whole = self.placed(first) if number else places[0]
+        first, whole = parts[0], places[0]
         copies = dict(first.copies)
         for part, place in zip(parts[1:], places[1:], strict=True):
             there, here = whole.centre(part.start), place.centre(part.start)
@@ -229,6 +245,18 @@ class _Page:
         around = reduce(common_namespace, inside, self.layout.namespaces[part.start])
         return replace(part, copies={part.start: around})
 
+    def _placed_together(self, parts: Sequence[Part]) -> list[Placement]:
+        """Lay out parts with few starts of Graphviz."""
+        together: dict[int, Placement] = {}
+        easy = [number for number, part in enumerate(parts) if not self._is_crowded(part)]
+        for first in range(0, len(easy), _TOGETHER):
+            some = easy[first : first + _TOGETHER]
+            with suppress(RuntimeError):  # a part that takes long holds up the others
+                dots = [self._dot(parts[number]) for number in some]
+                seconds = min(_SECONDS_TOGETHER, self.seconds_left / 2)
+                together |= zip(some, self._by_graphviz(dots, seconds), strict=True)
+        return [together.get(n) or self.placed(part) for n, part in enumerate(parts)]
+
     def placed(self, part: Part) -> Placement:
         """Lay out a part: with Graphviz, or with arcs if that would take long."""
         dot = self._dot(part)
@@ -238,7 +266,7 @@ class _Page:
             why = f"Graphviz did not finish within {SECONDS} s"
         else:
             try:
-                return self._by_graphviz(dot, self.seconds_left)
+                return self._by_graphviz([dot], self.seconds_left)[0]
             except RuntimeError as error:
                 why = str(error)
         if not self.has_warned:
@@ -257,10 +285,10 @@ class _Page:
         add_graph(dot, self.graph, self.labels, "", self.layout, part)
         return dot
 
-    def _by_graphviz(self, dot: pydot.Dot, seconds: float) -> Placement:
+    def _by_graphviz(self, dots: Sequence[pydot.Dot], seconds: float) -> list[Placement]:
         begin = time.monotonic()
         try:
-            return placed_by_graphviz(dot, seconds)
+            return placed_by_graphviz(dots, seconds)
         finally:
             self.seconds_left -= time.monotonic() - begin
 

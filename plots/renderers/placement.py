@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from plots.renderers.boxes import quoted
-from plots.renderers.engines import SECONDS, run_graphviz
+from plots.renderers.engines import SECONDS, layouts_of
 
 if TYPE_CHECKING:
     import pydot
@@ -234,40 +233,46 @@ def point_text(point: Point) -> str:
     return f"{point[0]:.2f},{point[1]:.2f}"
 
 
-def placed_by_graphviz(dot: pydot.Dot, seconds: float = SECONDS) -> Placement:
-    """Return where Graphviz places the nodes and edges of a graph.
+def placed_by_graphviz(dots: Sequence[pydot.Dot], seconds: float = SECONDS) -> list[Placement]:
+    """Return where Graphviz places the nodes and edges of each of some graphs.
 
     Clusters in which edges leave no room for the title are made wider, by spaces in their labels in
-    `dot`, as far as that helps. Cells of pictures have fixed sizes, so that their files are not
+    the graph, as far as that helps. Cells of pictures have fixed sizes, so that their files are not
     needed.
 
     Args:
-        dot: The graph.
-        seconds: The time limit.
+        dots: The graphs.
+        seconds: The time limit for all of them.
 
     Raises:
         ImportError, RuntimeError: see `run_graphviz`.
     """
     end = time.monotonic() + seconds
-    placement = _layout(dot, seconds)
-    missing = placement.missing_widths()
+    placements = _layouts(dots, seconds)
+    narrow = {
+        number: missing
+        for number, placement in enumerate(placements)
+        if (missing := placement.missing_widths())
+    }
     with suppress(RuntimeError):  # such as at the time limit
         for _ in range(_MOST_LAYOUTS - 1):
             seconds = end - time.monotonic()
-            if not missing or seconds <= 0:
+            if not narrow or seconds <= 0:
                 break
-            _widen(dot, placement, missing)
-            wider = _layout(dot, seconds)
-            still = wider.missing_widths()
-            if len(still) < len(missing):
-                placement = wider
-            missing = still
-    return placement
+            for number, missing in narrow.items():
+                _widen(dots[number], placements[number], missing)
+            wider = _layouts([dots[number] for number in narrow], seconds)
+            for (number, missing), placement in zip([*narrow.items()], wider, strict=True):
+                narrow[number] = placement.missing_widths()
+                if len(narrow[number]) < len(missing):
+                    placements[number] = placement
+            narrow = {number: missing for number, missing in narrow.items() if missing}
+    return placements
 
 
-def _layout(dot: pydot.Dot, seconds: float) -> Placement:
-    text = _PICTURE.sub("", dot.to_string())
-    return read_placement(run_graphviz(text, "json0", seconds=seconds))
+def _layouts(dots: Sequence[pydot.Dot], seconds: float) -> list[Placement]:
+    texts = [_PICTURE.sub("", dot.to_string()) for dot in dots]
+    return [*map(read_placement, layouts_of(texts, seconds))]
 
 
 def _widen(dot: pydot.Dot, placement: Placement, missing: Mapping[Key, float]) -> None:
@@ -288,17 +293,16 @@ def place(dot: pydot.Dot) -> None:
     Raises:
         ImportError, RuntimeError: see `run_graphviz`.
     """
-    placement = placed_by_graphviz(dot).with_free_titles()
-    set_positions(dot, placement.attributes)
+    (placement,) = placed_by_graphviz([dot])
+    set_positions(dot, placement.with_free_titles().attributes)
     for cluster in _clusters_of(dot):
         if label := cluster.get("label"):
             title = str(label)[1:].lstrip("\N{NO-BREAK SPACE}")
             cluster.set("label", f'"{title}')
 
 
-def read_placement(data: bytes) -> Placement:
+def read_placement(document: Mapping[str, Any]) -> Placement:
     """Return the positions in a layout that Graphviz has written as "json0"."""
-    document = json.loads(data)
     attributes: dict[Key, Mapping[str, str]] = {}
     names: dict[int, str] = {}
     for found in document.get("objects", ()):
