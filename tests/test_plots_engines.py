@@ -9,7 +9,7 @@ import time
 import pytest
 
 from plots.renderers import engines
-from plots.renderers.engines import run_graphviz
+from plots.renderers.engines import layouts_of, run_graphviz
 
 SMALL = 'digraph { a [label="first"]; b [label="second"]; a -> b }'
 HARD = "digraph {" + "; ".join(f"{a} -> {b}" for a, b in itertools.combinations(range(97), 2)) + "}"
@@ -38,6 +38,25 @@ def bundled(monkeypatch):
 def test_an_installed_program_that_works_is_used(install):
     install('#!/bin/sh\ncat > /dev/null\nprintf "<svg>drawn with $1 $2</svg>"\n')
     assert run_graphviz(SMALL, "svg", "nop2") == b"<svg>drawn with -Knop2 -Tsvg</svg>"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "starts"),
+    [('{"a": 1}{ "b":[2] }', [{"a": 1}, {"b": [2]}], 1), ('{"a": 1}', [{"a": 1}] * 2, 3)],
+    ids=["both", "one left out"],
+)
+def test_several_graphs_are_laid_out_by_one_start_and_else_each_alone(
+    said, expected, starts, install, tmp_path
+):
+    log = tmp_path / "log"
+    install(f"#!/bin/sh\ncat > /dev/null\necho started >> '{log}'\necho '{said}'\n")
+    assert layouts_of([SMALL, SMALL]) == expected
+    assert len(log.read_text("utf-8").splitlines()) == starts
+
+
+def test_the_layouts_of_several_graphs_are_those_of_each_alone(bundled):
+    other = "digraph { second -> third; third -> fourth }"
+    assert layouts_of([SMALL, other]) == [*layouts_of([SMALL]), *layouts_of([other])]
 
 
 @pytest.mark.sampled(2)
