@@ -195,7 +195,7 @@ def attentions_with_masks(
 def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, Masked]:
     """Return what attentions mask according to notes of the kind "sees": see `plots.checking`."""
     seen = {place: note.text for note in graph.notes if note.kind == "sees" for place in note.about}
-    causal = {"causal": True, "all": False}
+    causal = {"causal": True, "all": False, "start": False}
     found = {i: masked[i]._replace(causal=causal.get(k)) for i, k in seen.items() if i in masked}
     prefix: Direction = "prefix"
     return {i: m._replace(direction=prefix) if seen[i] == prefix else m for i, m in found.items()}

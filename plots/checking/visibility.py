@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 Kind = Literal[
-    "nothing", "itself", "causal", "future", "ahead", "prefix", "first", "window", "all", "some"
+    "nothing",
+    "itself",
+    "causal",
+    "future",
+    "ahead",
+    "prefix",
+    "first",
+    "start",
+    "window",
+    "all",
+    "some",
 ]
 
 
@@ -24,9 +34,10 @@ class Visibility:
         kind: "nothing"; "itself" alone; "causal": no later position; "future": no earlier one;
             "ahead": everything before and `size` positions after; "prefix": the first `size`
             positions see each other, the others no later one; "first": the first `size` positions
-            see all, the others no later one; "window": `size` later positions at most, and
-            `behind` earlier ones;
-            "all"; or "some" later positions in another pattern.
+            see all, the others no later one; "start": all see the first `size` positions, and none
+            the others, as where a length says how many are no padding; "window": `size` later
+            positions at most, and `behind` earlier ones; "all"; or "some" later positions in
+            another pattern.
         size: See `kind`.
         example: (position, later position that it sees), or None.
         sees_itself: Whether each position sees itself.
@@ -57,6 +68,7 @@ class Visibility:
             "ahead": f"all before and {size} later position{s}",
             "prefix": f"those before, and the first {size} see each other",
             "first": f"those before, but the first{f' {size}' * (size > 1)} sees later ones, too",
+            "start": f"the first {size} position{s}",
             "window": f"up to {size} position{s} to each side"
             if self.behind == size
             else f"up to {size} later position{s}, and up to {self.behind} before",
@@ -104,7 +116,10 @@ def visibility(matrix: np.ndarray, probes: Sequence[int]) -> Visibility:
         return found("ahead", ahead)
     prefix = int(at[future.any(axis=0)].max()) + 1
     if prefix < length and (future == (later & (at < prefix))).all():
-        return found("prefix", prefix)
+        after = (at >= prefix) & (at < length - 1)  # those that only queries after the prefix see
+        if past[:, after].any() or not after.any():
+            return found("prefix", prefix)
+        return found("start" if (past | ~before)[:, at < prefix].all() else "some", prefix)
     first = int(np.argwhere(future.any(axis=1)).max()) + 1
     if first <= max(length // 4, 1) and (future | ~later)[:first].all():
         return found("first", first)

@@ -9,7 +9,14 @@ from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
 from plots.diagnosis.recurrent_rules import step_of
-from plots.diagnosis.rules import diagnosis_rule, doing, finding, finding_rule, named
+from plots.diagnosis.rules import (
+    diagnosis_rule,
+    doing,
+    finding,
+    finding_rule,
+    named,
+    remark_rule,
+)
 from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge
 from plots.shape_values import TRIANGLES
@@ -38,10 +45,8 @@ def masked_scores(graph: Graph) -> Iterator[Note]:
                 fill = _fill_of(node)
                 if fill is not None and fill > _SMALL:
                     places.setdefault(f"sets masked scores to {fill:g}", []).append(node.id)
-            elif node.is_a({"Multiply"}) and _has_flags(graph, node):
-                others = [n for n in steps if n is not node and not n.is_a({"Multiply"})]
-                is_only = not any(is_additive_merge(n) or n.operation == "Where" for n in others)
-                if is_only and not any(n.operation == "Subtract" for n in others):
+            elif node.is_a({"Multiply"}) and _has_mask(graph, node):
+                if _only_multiplied(steps):
                     places.setdefault("multiplies scores by a mask of 0 and 1", []).append(node.id)
             elif is_additive_merge(node) and _has_flags(graph, node, constants=False):
                 places.setdefault("adds a mask of 0 and 1 to the scores", []).append(node.id)
@@ -53,6 +58,13 @@ def masked_scores(graph: Graph) -> Iterator[Note]:
             "negative number: where(mask, scores, -1e9).",
             _VASWANI,
         )
+
+
+def _only_multiplied(steps: Iterable[Node]) -> bool:
+    """Return whether nothing is added to scores, or put in their place, besides products."""
+    return not any(
+        is_additive_merge(node) or node.operation in ("Where", "Subtract") for node in steps
+    )
 
 
 def _fill_of(where: Node) -> float | None:
@@ -74,30 +86,62 @@ def _has_flags(graph: Graph, node: Node, constants: bool = True) -> bool:
 
 def is_mask(graph: Graph, edge: Edge) -> bool:
     """Return whether a tensor is a mask of zeros and ones: a comparison, or booleans."""
+    node = _maker_of_flags(graph, edge)
+    return node.operation in _COMPARISONS or node.outputs[0].dtype == "bool"
+
+
+def _maker_of_flags(graph: Graph, edge: Edge) -> Node:
+    """Return the call before those that move numbers, or change their type."""
     node = graph.node(edge.source)
     while node.operation in _KEEPS_FLAGS and graph.incoming[node.id]:
         node = graph.node(graph.incoming[node.id][0].source)
-    return node.operation in _COMPARISONS or node.outputs[0].dtype == "bool"
+    return node
+
+
+def _has_mask(graph: Graph, node: Node) -> bool:
+    """Return whether one operand of a call is a mask of zeros and ones, or says so.
+
+    That is an input of the model with "mask" in its name. One that is added to scores may hold
+    large negative numbers; one that multiplies them has zeros where it hides something.
+    """
+    makers = (_maker_of_flags(graph, edge) for edge in graph.incoming[node.id])
+    return _has_flags(graph, node) or any(
+        maker.kind == "input" and "mask" in maker.id.lower() for maker in makers
+    )
+
+
+@remark_rule(
+    "{others:multiply} attention scores or weights by numbers of an input, {places}. Where they "
+    "are 0, the key is not hidden: a score of 0 has the weight exp(0), and weights that are set to "
+    "0 leave others that sum to less than 1. If it is a mask, mask the scores before the softmax: "
+    "where(mask, scores, -1e9).",
+    _VASWANI,
+)
+def multiplied_by_an_input(graph: Graph) -> Iterator[tuple[str, str]]:
+    """An input of the model that does not say that it is a mask multiplies scores or weights."""
+    for attention in attentions_with_masks(graph)[0]:
+        scored = [graph.node(node_id) for node_id in attention.masking]
+        for node in [*scored * _only_multiplied(scored), *_weighting(graph, attention)]:
+            makers = [_maker_of_flags(graph, edge) for edge in graph.incoming[node.id]]
+            given = [maker.id for maker in makers if maker.kind == "input"]
+            is_product = given and node.is_a({"Multiply"}) and not _has_mask(graph, node)
+            if is_product and _varies_over_keys(graph, attention, node):
+                hides = node.id not in attention.masking
+                if not (hides and _is_masked_before(graph, attention, node)):
+                    yield from ((place, node.id) for place in given)
 
 
 @diagnosis_rule("masked_weights")
 def masked_weights(graph: Graph) -> Iterator[Note]:
     """A mask is applied after the softmax, and the weights are not normalised again."""
-    reached = reachability(graph)
     for attention in attentions_with_masks(graph)[0]:
-        steps = [graph.node(edge.target) for edge in attention.weighting[:-1]]
-        is_divided = any(
-            node.operation in ("Divide", "TrueDivide")
-            and all(reached.depends(e.source, attention.id) for e in graph.incoming[node.id])
-            and len(graph.incoming[node.id]) > 1
-            for node in steps
-        )
-        for node in steps if not is_divided else ():
-            is_merge = is_additive_merge(node) or node.is_a({"Multiply"})
-            hides = is_merge and _has_flags(graph, node)
+        for node in _weighting(graph, attention):
+            hides = is_additive_merge(node) and _has_flags(graph, node)
+            hides = hides or (node.is_a({"Multiply"}) and _has_mask(graph, node))
             hides = hides or (node.operation == "Where" and _fill_of(node) is not None)
             hides = hides or (is_additive_merge(node) and _adds_large(graph, node))
-            if hides and _varies_over_keys(graph, attention, node):
+            is_mask = hides and _varies_over_keys(graph, attention, node)
+            if is_mask and not _is_masked_before(graph, attention, node):
                 yield finding(
                     [node.id, attention.id],
                     f"A mask after the softmax: {named(graph, [node.id])} masks the weights of "
@@ -105,6 +149,41 @@ def masked_weights(graph: Graph) -> Iterator[Note]:
                     "on the masked keys. Mask the scores before the softmax.",
                     _VASWANI,
                 )
+
+
+def _weighting(graph: Graph, attention: Attention) -> list[Node]:
+    """Return the calls that change the weights, up to their product with the values.
+
+    None if the weights are normalised again.
+    """
+    reached = reachability(graph)
+    steps = [graph.node(edge.target) for edge in attention.weighting[:-1]]
+    is_divided = any(
+        node.operation in ("Divide", "TrueDivide")
+        and all(reached.depends(e.source, attention.id) for e in graph.incoming[node.id])
+        and len(graph.incoming[node.id]) > 1
+        for node in steps
+    )
+    return [] if is_divided else steps
+
+
+def _is_masked_before(graph: Graph, attention: Attention, node: Node) -> bool:
+    """Return whether the mask of a call after the softmax hides what the scores hide already.
+
+    That is harmless, and sets the weights of a query to 0 whose keys are all masked.
+    """
+    flow = data_flow(graph)
+
+    def inputs_behind(edge: Edge) -> set[str]:
+        return {edge.source, *flow.ancestors(edge.source)}.intersection(graph.inputs)
+
+    changed = {edge.source for edge in attention.weighting}
+    none = set[str]()  # behind a triangle
+    own = [inputs_behind(e) for e in graph.incoming[node.id] if e.source not in changed]
+    before = [inputs_behind(edge) for edge in attention.masks] + [none] * bool(attention.constants)
+    return all(
+        any(each == other or (each and each < other) for other in before) for each in own or [none]
+    )
 
 
 def _adds_large(graph: Graph, node: Node) -> bool:

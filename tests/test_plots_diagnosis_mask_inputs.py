@@ -1,0 +1,106 @@
+"""Masks that are inputs of a model: how they hide keys decides, and their names claim."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import plots
+from plots.checking.visibility import visibility
+
+LENGTH, WIDTH = 11, 7
+
+
+def weights_of(how, scores, mask):
+    """Return attention weights that are masked in some way."""
+    hidden = scores - 1e9 * (1 - mask)
+    if how == "scores times mask":
+        return ops.softmax(scores * mask)
+    if how == "weights times mask":
+        return ops.softmax(scores) * mask
+    if how == "masked twice":
+        return ops.softmax(hidden) * mask
+    if how == "normalised again":
+        weights = ops.softmax(scores) * mask
+        return weights / ops.sum(weights, axis=-1, keepdims=True)
+    if how == "both cases":
+        return ops.softmax(scores * mask - 1e9 * (1 - mask))
+    if how == "chosen":
+        return ops.softmax(ops.where(mask > 0, scores, -1e9))
+    if how == "added":
+        return ops.softmax(scores + mask)
+    assert how == "large number added"
+    return ops.softmax(hidden)
+
+
+def encoder(how, name, dtype="float32"):
+    """Return an attention of float vectors with a mask as its second input, (t, t)."""
+    x, given = keras.Input((LENGTH, WIDTH)), keras.Input((LENGTH, LENGTH), name=name, dtype=dtype)
+    query, key, value = (layers.Dense(WIDTH)(x) for _ in range(3))
+    scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / WIDTH**0.5
+    weights = weights_of(how, scores, ops.cast(given, "float32") if dtype != "float32" else given)
+    y = layers.LayerNormalization()(x + layers.Dense(WIDTH)(ops.matmul(weights, value)))
+    return keras.Model([x, given], layers.Dense(5)(y))
+
+
+def notes_of(model):
+    return [n for n in plots.diagnose(model).notes if n.kind in ("finding", "remark")]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+@pytest.mark.parametrize(
+    ("how", "name", "expected"),
+    [
+        ("scores times mask", "attention_mask", ("finding", "hides nothing")),
+        ("scores times mask", "adjacency", ("remark", "the key is not hidden")),
+        ("weights times mask", "attention_mask", ("finding", "A mask after the softmax")),
+        ("weights times mask", "adjacency", ("remark", "sum to less than 1")),
+    ],
+)
+def test_a_mask_input_that_multiplies_is_found_where_its_name_claims_a_mask(
+    how, name, expected, dtype
+):
+    kind, words = expected
+    assert [note.kind for note in notes_of(encoder(how, name, dtype)) if words in note.text] == [
+        kind
+    ]
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("name", ["attention_mask", "adjacency"])
+@pytest.mark.parametrize(
+    "how",
+    ["masked twice", "normalised again", "both cases", "chosen", "added", "large number added"],
+)
+def test_a_mask_input_that_hides_keys_is_right(how, name):
+    assert notes_of(encoder(how, name)) == []
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        (np.arange(LENGTH)[None] < 5, "start"),
+        ((np.arange(LENGTH)[None] < 5) | np.eye(LENGTH, dtype=bool), "start"),
+        ((np.arange(LENGTH)[None] < 5) | np.tri(LENGTH, dtype=bool), "prefix"),
+        (np.arange(LENGTH)[None] < LENGTH - 2, "start"),
+    ],
+)
+def test_a_length_is_told_from_a_prefix(matrix, expected):
+    found = visibility(np.broadcast_to(matrix, (LENGTH, LENGTH)), range(LENGTH))
+    assert found.kind == expected
+
+
+def test_an_encoder_with_lengths_is_no_decoder():
+    tokens = keras.Input((LENGTH,), dtype="int32")
+    number = keras.Input((1,), dtype="int32")
+    x = layers.Embedding(97, WIDTH)(tokens)
+    query, key, value = (layers.Dense(WIDTH)(x) for _ in range(3))
+    scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / WIDTH**0.5
+    is_real = ops.less(ops.arange(LENGTH)[None], number)
+    weights = ops.softmax(ops.where(is_real[:, None], scores, -1e9))
+    y = layers.LayerNormalization()(x + ops.matmul(weights, value))
+    model = keras.Model([tokens, number], layers.Dense(3)(y))
+    text = plots.diagnosis_text(plots.diagnose(model))
+    assert "self-attention in both directions" in " ".join(text.split())
+    assert "causal" not in text
+    assert "prefix" not in text
