@@ -90,17 +90,50 @@ def test_a_length_is_told_from_a_prefix(matrix, expected):
     assert found.kind == expected
 
 
-def test_an_encoder_with_lengths_is_no_decoder():
-    tokens = keras.Input((LENGTH,), dtype="int32")
-    number = keras.Input((1,), dtype="int32")
+def with_lengths(is_shown, pooled=False):
+    """Return an encoder of tokens with their number as its second input.
+
+    `is_shown` tells from positions (t,) and numbers (b, 1) which keys are shown, (b, t) or
+    (b, t, t).
+    """
+    tokens = keras.Input((LENGTH,), dtype="int32", name="tokens")
+    number = keras.Input((1,), dtype="int32", name="count")
     x = layers.Embedding(97, WIDTH)(tokens)
     query, key, value = (layers.Dense(WIDTH)(x) for _ in range(3))
     scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / WIDTH**0.5
-    is_real = ops.less(ops.arange(LENGTH)[None], number)
-    weights = ops.softmax(ops.where(is_real[:, None], scores, -1e9))
-    y = layers.LayerNormalization()(x + ops.matmul(weights, value))
-    model = keras.Model([tokens, number], layers.Dense(3)(y))
-    text = plots.diagnosis_text(plots.diagnose(model))
-    assert "self-attention in both directions" in " ".join(text.split())
+    shown = is_shown(ops.arange(LENGTH)[None], number)
+    mask = shown[:, None] if len(shown.shape) == 2 else shown
+    y = x + ops.matmul(ops.softmax(ops.where(mask, scores, -1e9)), value)
+    y = layers.LayerNormalization()(y)
+    if pooled:
+        shares = ops.cast(shown, "float32")[:, :, None]
+        y = ops.sum(y * shares, axis=1) / (ops.sum(shares, axis=1) + 1e-6)
+    return keras.Model([tokens, number], layers.Dense(3)(y))
+
+
+def triangle_and_prefix(positions, number):
+    earlier = ops.less_equal(positions[:, None], positions[:, :, None])  # (1, t, t)
+    return ops.logical_or(earlier, ops.less(positions, number)[:, None])
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_an_encoder_with_lengths_is_no_decoder(pooled):
+    text = " ".join(plots.diagnosis_text(plots.diagnose(with_lengths(ops.less, pooled))).split())
+    assert "self-attention in both directions" in text
+    assert "after the first n positions of 'tokens', n being 'count', changes no output" in text
     assert "causal" not in text
     assert "prefix" not in text
+    assert "remark" not in text
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_length_that_hides_what_it_counts_is_a_remark(pooled):
+    (note,) = notes_of(with_lengths(ops.greater_equal, pooled))
+    assert (note.kind, note.about) == ("remark", ("count",))
+    assert "The first positions of 'tokens', as many as 'count' gives, are hidden" in note.text
+
+
+def test_the_length_of_a_prefix_is_no_inverted_one():
+    diagnosed = plots.diagnose(with_lengths(triangle_and_prefix))
+    assert "causal after a prefix" in " ".join(plots.diagnosis_text(diagnosed).split())
+    assert not [note for note in diagnosed.notes if note.kind == "remark" and "count" in note.about]

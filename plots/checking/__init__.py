@@ -38,6 +38,7 @@ from plots.checking.biases import check_biases
 from plots.checking.causality import check_causality
 from plots.checking.effects import check_effects
 from plots.checking.frozen import check_adapted, check_frozen
+from plots.checking.lengths import check_lengths
 from plots.checking.masking import check_masking
 from plots.checking.numbers import check_numbers
 from plots.checking.order import check_order
@@ -162,6 +163,7 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
             run("attention", look_at_attentions)
             run("causality", lambda: of_lengths(lambda one: check_causality(one, seen)))
             run("padding", lambda: of_lengths(check_padding))
+            run("lengths", lambda: of_lengths(check_lengths))
             run("masking", lambda: check_masking(trial))
             found.extend(of_batch)
             run("effects", lambda: check_effects(trial))

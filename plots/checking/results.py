@@ -62,11 +62,10 @@ class Check:
         property: "causality", "padding", "order", "batch", "dead weights", "sharing" or "numbers".
         verdict: What was found, in a word: for causality a `Visibility.kind`, such as "causal",
             "ahead" or "all", or "aligned" for outputs of another length than the input; for padding
-            "ignored" or "seen"; for order "known", "unknown", "equal", "turned apart" or "far
-            first"; for a batch "independent", "mixed", "counted" or "random"; for weights "alive",
-            "dead" or "equal"; "shared"; "finite", "near the limit", "overflowing", "vanishing",
-            "shrinking", "growing"
-            or "not finite".
+            "ignored", "seen" or "inverted"; for order "known", "unknown", "equal", "turned apart"
+            or "far first"; for a batch "independent", "mixed", "counted" or "random"; for weights
+            "alive", "dead" or "equal"; "shared"; "finite", "near the limit", "overflowing",
+            "vanishing", "shrinking", "growing" or "not finite".
         note: Of the kind "description" (a statement), "finding" (a mistake) or "remark" (it may be
             meant), with the ids of calls in `plots.read_graph(model, open_nested=True)`.
         witness: Inputs that show it, or None.

@@ -1,0 +1,98 @@
+"""Whether an input with the length of each sample hides what stands after it, or before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from plots.annotations import Note
+from plots.attentions import prefix_lengths
+from plots.checking.results import Check, Run, said, witness_of
+from plots.checking.samples import Field
+from plots.checking.trials import Trial
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_SEQUENCES = "tf.sequence_mask, https://www.tensorflow.org/api_docs/python/tf/sequence_mask"
+
+
+def check_lengths(trial: Trial) -> Iterator[Check]:
+    """Yield, for every length and every sequence, which of its positions the length hides.
+
+    Half of the positions are changed, and the outputs are compared where they have no positions, or
+    at the other half. A length hides a half if that moves nothing, and does with another length.
+    """
+    prefixes = prefix_lengths(trial.graph)
+    for number in trial.samples.fields:
+        if number.is_length and number.place not in prefixes:
+            for field in trial.probed_fields:
+                if field.kind != "texts" and field.place != number.place:
+                    yield from _check(_Halves(trial, field, number))
+
+
+def _check(halves: _Halves) -> Iterator[Check]:
+    field, number = halves.field.place, halves.number.place
+    middle, length = halves.middle, halves.length
+    hides_end = not halves.moved("end", middle) and bool(halves.moved("end", length))
+    hides_start = not halves.moved("start", middle) and bool(halves.moved("start", 0))
+    if hides_end and not hides_start:
+        yield said(
+            "padding",
+            "ignored",
+            f"what stands after the first n positions of {field!r}, n being {number!r}, changes no "
+            "output at them",
+        )
+    if hides_start and not hides_end:
+        text = (
+            f"The first positions of {field!r}, as many as {number!r} gives, are hidden, and those "
+            "after them are read. That is right for the number of paddings on the left; the mask "
+            "of a length is less(arange(t), length)."
+        )
+        output, *_ = halves.moved("end", middle)
+        runs = halves.run("", middle), halves.run("end", middle)
+        what = f"Other values after the first {middle} positions of {field!r}, {number!r} being"
+        witness = witness_of(halves.trial, *runs, output, f"{what} {middle}")
+        yield Check("padding", "inverted", Note("remark", (number,), text, _SEQUENCES), witness)
+
+
+class _Halves:
+    """Runs with changes in one half of a sequence, with a length of each sample."""
+
+    def __init__(self, trial: Trial, field: Field, number: Field) -> None:
+        self.trial = trial
+        self.field = field
+        self.number = number
+        self.length = field.shape[1]
+        self.middle = self.length // 2
+        self._runs: dict[tuple[str, int], Run] = {}
+
+    def run(self, half: str, count: int) -> Run:
+        """Return the run with changes in the half "start" or "end", or without; of one length."""
+        import numpy as np
+
+        if (half, count) not in self._runs:
+            inputs = dict(self.trial.base)
+            given = inputs[self.number.place]
+            inputs[self.number.place] = np.full_like(given, count)
+            positions = {"start": range(self.middle), "end": range(self.middle, self.length)}
+            where = [(slice(None), position) for position in positions.get(half, ())]
+            inputs = self.trial.samples.changed(inputs, self.field.place, where)
+            self._runs[half, count] = Run(inputs, self.trial.run(inputs))
+        return self._runs[half, count]
+
+    def moved(self, half: str, count: int) -> list[int]:
+        """Return the numbers of the outputs that a change of a half moves in the other half."""
+        before, after = (self.run(which, count) for which in ("", half))
+        found = []
+        for number, place in enumerate(self.trial.graph.outputs):
+            moved = self.trial.moved(place, before.values[place], after.values[place])
+            rows = self.trial.rows_first(moved)
+            if rows is not None and self._in_other_half(rows, half).any():
+                found.append(number)
+        return found
+
+    def _in_other_half(self, moved: np.ndarray, half: str) -> np.ndarray:
+        other = slice(self.middle, None) if half == "start" else slice(self.middle)
+        axes = [axis for axis in range(1, moved.ndim) if moved.shape[axis] == self.length]
+        return moved[(slice(None),) * axes[0] + (other,)] if axes else moved
