@@ -200,7 +200,7 @@ def _steps_to_scores(graph: Graph, node: Node, most: int, seen: set[str]) -> lis
         if source.id in seen or not is_float(edge.tensor) or not _keeps_values(edge, node):
             continue
         seen.add(source.id)
-        if _is_product(graph, source):
+        if _is_product(graph, source) or _is_outer_sum(graph, source):
             return [node, source]
         if _reduces_width(graph, source):
             steps = _steps_to_sum(graph, source)
@@ -265,6 +265,16 @@ def _is_product(graph: Graph, node: Node) -> bool:
     if len(factors) != 2 or node.is_a(ELEMENTWISE):
         return False
     return node.operation in PRODUCTS or all(edge.tensor.shape != shape for edge in factors)
+
+
+def _is_outer_sum(graph: Graph, node: Node) -> bool:
+    """Return whether a call adds a number of each query and one of each key, as GAT does.
+
+    Veličković et al. 2018, Graph Attention Networks, equation 1: a · [q, k] is a sum of two.
+    """
+    factors, shape = _factors(graph, node), node.outputs[0].shape
+    is_outer = all(edge.tensor.shape != shape for edge in factors)
+    return is_additive_merge(node) and len(factors) == 2 and is_outer
 
 
 def _reduces_width(graph: Graph, node: Node) -> bool:

@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 import plots
+from plots.attentions import find_attentions
 from plots.checking.visibility import visibility
 
 LENGTH, WIDTH = 11, 7
@@ -88,6 +89,23 @@ def test_a_mask_input_that_hides_keys_is_right(how, name):
 def test_a_length_is_told_from_a_prefix(matrix, expected):
     found = visibility(np.broadcast_to(matrix, (LENGTH, LENGTH)), range(LENGTH))
     assert found.kind == expected
+
+
+def graph_attention(how):
+    """Return an attention whose scores are sums of a number of each node, as in GAT."""
+    x, adjacency = keras.Input((LENGTH, WIDTH)), keras.Input((LENGTH, LENGTH))
+    y = layers.Dense(13)(x)
+    scores = layers.Dense(1)(y) + ops.transpose(layers.Dense(1)(y), (0, 2, 1))
+    weights = weights_of(how, layers.LeakyReLU(0.2)(scores), adjacency)
+    return keras.Model([x, adjacency], layers.Dense(5)(ops.matmul(weights, y)))
+
+
+def test_sums_of_a_number_of_each_query_and_each_key_are_scores():
+    (attention,) = find_attentions(plots.read_graph(graph_attention("chosen")))
+    assert attention.axes == (1, 2)
+    assert notes_of(graph_attention("chosen")) == []
+    (note,) = notes_of(graph_attention("weights times mask"))
+    assert "sum to less than 1" in note.text
 
 
 def with_lengths(is_shown, pooled=False):

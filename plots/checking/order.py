@@ -15,6 +15,7 @@ from plots.diagnosis.rules import named
 from plots.layers import is_additive_merge
 from plots.measuring.execution import Place, as_array
 from plots.softmaxes import float_inputs
+from plots.traversal import data_flow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,9 +79,8 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
         yield said("order", "known", f"the order of {field.place!r} matters")
         return
     attentions = attentions_with_masks(trial.graph)[0]
-    attends = [
-        a.id for a in attentions if trial.flow.depends(a.id, on=field.place) or a.id == field.place
-    ]
+    unmasked = data_flow(trial.graph, without=(e.id for a in attentions for e in a.masks))
+    attends = [a.id for a in attentions if unmasked.depends(a.id, on=field.place)]
     what = f"Permuting the positions of {field.place!r} permutes the outputs alike, or changes none"
     if not attends:
         yield said("order", "unknown", f"the order of {field.place!r} does not matter")

@@ -180,7 +180,8 @@ def _is_masked_before(graph: Graph, attention: Attention, node: Node) -> bool:
     changed = {edge.source for edge in attention.weighting}
     none = set[str]()  # behind a triangle
     own = [inputs_behind(e) for e in graph.incoming[node.id] if e.source not in changed]
-    before = [inputs_behind(edge) for edge in attention.masks] + [none] * bool(attention.constants)
+    before = [inputs_behind(edge) for edge in attention.masks]
+    before += [none] * any(constant.pattern in TRIANGLES for constant in attention.constants)
     return all(
         any(each == other or (each and each < other) for other in before) for each in own or [none]
     )
