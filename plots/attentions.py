@@ -137,6 +137,7 @@ def _summarises(edge: Edge, target: Node) -> bool:
 
 # Masks ------------------------------------------------------------------------------------------
 
+_COUNTING = frozenset({"Add", "Clip", "Maximum", "Minimum", "Subtract"})
 _ORDERS = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual"})
 
 _Hint = Literal["padding", "unknown"]
@@ -232,19 +233,44 @@ def prefix_lengths(graph: Graph) -> frozenset[str]:
 def lengths_of_samples(graph: Graph) -> frozenset[str]:
     """Return the inputs of the model that hold a length for each sample.
 
-    That of a prefix, or an integer that something for each position is compared with.
+    That of a prefix, or an integer that something for each position is compared with, or that
+    chooses one of the positions, maybe after 1 was subtracted.
     """
     passing = reachability(
-        graph, stop=lambda node: not (is_identity_like(node) or is_rearrangement(node))
+        graph,
+        stop=lambda node: (
+            not (is_identity_like(node) or is_rearrangement(node) or node.operation in _COUNTING)
+        ),
     )
     found = set(prefix_lengths(graph))
     for node_id in graph.inputs:
         (tensor, *_) = graph.node(node_id).outputs
         is_single = "int" in tensor.dtype and all(size == 1 for size in tensor.shape[1:])
-        takers = map(graph.node, passing.descendants(node_id) if is_single else ())
-        if any(n.operation in _ORDERS and {*n.outputs[0].shape[1:]} - {1} for n in takers):
+        takers = [graph.node(i) for i in passing.descendants(node_id)] if is_single else []
+        is_compared = any(
+            n.operation in _ORDERS and {*n.outputs[0].shape[1:]} - {1} for n in takers
+        )
+        if is_compared or any(_chooses_a_position(graph, taker) for taker in takers):
             found.add(node_id)
     return frozenset(found)
+
+
+def _chooses_a_position(graph: Graph, node: Node) -> bool:
+    """Return whether a call takes one position of a sequence, or marks one with a 1."""
+    if node.operation == "TakeAlongAxis":
+        (sequence, *_) = graph.incoming[node.id]
+        return len(sequence.tensor.shape) > 2 and node.config.get("axis") == 1
+    if node.operation != "OneHot":
+        return False
+    size = node.outputs[0].shape[-1]
+    following = {edge.target: edge for edge in graph.outgoing[node.id]}
+    others = (
+        edge.tensor.shape
+        for taker in following
+        for edge in graph.incoming[taker]
+        if edge.source != node.id
+    )
+    return any(len(shape) == 3 and shape[1] == size for shape in others)
 
 
 def _hints_of_call(

@@ -116,7 +116,10 @@ def is_branch(
     if is_subtraction(merge) and not any(n.parameters or n.shared_parameters for n in branch):
         return False
     # Two linear maps added up are not a residual block (as in `dense_1(x) + dense_2(x)`).
-    if projected and (all(map(keeps_values, line)) or all(map(_only_maps, branch))):
+    if projected and (
+        all(map(keeps_values, line))
+        or all(_only_maps(node) or _is_linear_in(flow, node, bypassed) for node in branch)
+    ):
         return False
     # Noise with a mean and a scale of its own is one, either: mean(x) + scale(x) * noise.
     if projected and any(_scales_noise(flow, flow.graph.node(i)) for i in flow.sources[merge.id]):
@@ -132,6 +135,14 @@ def is_branch(
 
 def _only_maps(node: Node) -> bool:
     return is_linear(node) or is_rearrangement(node)
+
+
+def _is_linear_in(flow: Reachability, node: Node, branch: Sequence[str]) -> bool:
+    """Return whether a call multiplies one tensor of a branch by others that are not of it."""
+    if not node.is_a(PRODUCTS | {"Multiply"}):
+        return False
+    given = [source for source in flow.sources[node.id] if source in branch]
+    return len(given) == 1 and len(flow.sources[node.id]) == 2
 
 
 def _scales_noise(flow: Reachability, node: Node) -> bool:

@@ -39,6 +39,22 @@ def shares_of_another_axis(wrong):
     return keras.Model(tokens, labels(x + mixed))
 
 
+def shares_of_stacked_experts(wrong, contract=False):
+    tokens = ids()
+    x = embedded(tokens)
+    shares = layers.Softmax(axis=1 if wrong else -1)(layers.Dense(3)(x))
+    experts = ops.stack([layers.Dense(D, activation="gelu")(norm(x)) for _ in range(3)], axis=2)
+    if contract:
+        mixed = ops.einsum("bte,bted->btd", shares, experts)
+    else:
+        mixed = ops.sum(ops.expand_dims(shares, -1) * experts, axis=2)
+    return keras.Model(tokens, labels(x + mixed))
+
+
+def shares_of_contracted_experts(wrong):
+    return shares_of_stacked_experts(wrong, contract=True)
+
+
 def one_table_for_rows_and_columns(wrong):
     image = keras.Input((12, 20, 3))
     x = layers.Reshape((15, D))(layers.Conv2D(D, 4, strides=4)(image))

@@ -176,6 +176,17 @@ def test_attention_over_the_batch_is_found(turned):
     assert "Attention over the batch" in texts_of(encoder(attend))[0]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3)])
+def test_the_fused_operation_takes_heads_after_positions(order):
+    def attend(x):
+        parts = (layers.Reshape((T, N, H))(layers.Dense(N * H)(x)) for _ in range(3))
+        y = ops.dot_product_attention(*(ops.transpose(part, order) for part in parts))
+        return layers.Dense(D)(layers.Reshape((T, N * H))(ops.transpose(y, order)))
+
+    found = texts_of(encoder(attend))[0]
+    assert ("Attention between heads" in found) == (order[1] == 2)
+
+
 # --- scores -------------------------------------------------------------------------------------
 
 SCALES = {

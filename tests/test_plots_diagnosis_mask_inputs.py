@@ -155,3 +155,45 @@ def test_the_length_of_a_prefix_is_no_inverted_one():
     diagnosed = plots.diagnose(with_lengths(triangle_and_prefix))
     assert "causal after a prefix" in " ".join(plots.diagnosis_text(diagnosed).split())
     assert not [note for note in diagnosed.notes if note.kind == "remark" and "count" in note.about]
+
+
+def last_state(index, convolved=False):
+    """Return a recurrent model that reads one state, at an index computed from the number."""
+    tokens = keras.Input((LENGTH,), dtype="int32", name="tokens")
+    number = keras.Input((1,), dtype="int32", name="num_tokens")
+    states = layers.Embedding(97, WIDTH)(tokens)
+    if convolved:
+        states = layers.Conv1D(WIDTH, 3, padding="same")(states)
+    states = layers.GRU(13, return_sequences=True)(states)
+    at = ops.one_hot(ops.clip(index(number), 0, LENGTH - 1)[:, 0], LENGTH)
+    return keras.Model([tokens, number], layers.Dense(5)(ops.einsum("bt,btd->bd", at, states)))
+
+
+def test_the_state_after_the_last_one_is_found():
+    (note,) = notes_of(last_state(lambda number: number))
+    assert (note.kind, note.about) == ("finding", ("num_tokens",))
+    assert "One position too many" in note.text
+    assert notes_of(last_state(lambda number: number - 1)) == []
+
+
+def test_a_convolution_that_reads_the_next_position_reads_no_position_too_many():
+    assert notes_of(last_state(lambda number: number - 1, convolved=True)) == []
+
+
+def test_a_mask_of_a_length_that_shows_one_key_more_is_found():
+    (note,) = notes_of(with_lengths(ops.less_equal))  # by the name "count"
+    assert "One position too many" in note.text
+
+
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("form", ["product", "where"])
+def test_numbers_to_be_added_to_scores_are_no_mask_of_a_layer(form, right):
+    x, real = keras.Input((LENGTH, WIDTH)), keras.Input((LENGTH,), name="real")
+    added = (1.0 - real) * -1e9 if form == "product" else ops.where(real > 0, 0.0, -1e9)
+    mask = ops.cast(real, "bool") if right else added
+    y = layers.MultiHeadAttention(2, 5)(x, x, attention_mask=mask[:, None])
+    found = notes_of(keras.Model([x, real], layers.Dense(3)(x + y)))
+    texts = [note.text for note in found if note.kind == "finding"]
+    assert [text.startswith("Large negative numbers for a mask") for text in texts] == [True] * (
+        not right
+    )

@@ -14,6 +14,8 @@ from mistaken_gates import (
     gate_that_is_added,
     one_table_for_rows_and_columns,
     shares_of_another_axis,
+    shares_of_contracted_experts,
+    shares_of_stacked_experts,
 )
 from mistaken_inputs import (
     bare_exponential,
@@ -246,6 +248,8 @@ MISTAKES = {
     "gate that is added": Mistake(gate_that_is_added, "gate that is added", "remark"),
     "gate that cancels": Mistake(gate_that_cancels, "gate that cancels"),
     "shares of another axis": Mistake(shares_of_another_axis, "hares of another axis"),
+    "shares of stacked experts": Mistake(shares_of_stacked_experts, "hares of another axis"),
+    "shares of contracted experts": Mistake(shares_of_contracted_experts, "hares of another axis"),
     "one table for rows and columns": Mistake(
         one_table_for_rows_and_columns, "Two tables with the same ids"
     ),

@@ -127,6 +127,15 @@ def test_a_merge_of_nothing_but_identities_is_no_skip_path():
     assert paths_of(keras.Model(x, x + x)) == ()
 
 
+def test_a_product_with_weights_that_are_computed_is_a_linear_map_of_them():
+    """Of a hypernetwork: x W(h) + b(h) has two linear maps of h."""
+    x, task = keras.Input((13,)), keras.Input((6,))
+    hidden = layers.Dense(11, activation="relu")(task)
+    weights = layers.Reshape((13, 7))(layers.Dense(91)(hidden))
+    y = ops.einsum("bi,bio->bo", x, weights) + layers.Dense(7)(hidden)
+    assert plots.skip_paths(plots.read_graph(keras.Model([x, task], y))) == ()
+
+
 def test_two_parallel_linear_maps_are_no_skip_path():
     x = keras.Input((7,))
     assert paths_of(keras.Model(x, layers.Dense(5)(x) + layers.Dense(5)(x))) == ()

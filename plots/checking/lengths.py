@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from plots.annotations import Note
 from plots.attentions import prefix_lengths
 from plots.checking.results import Check, Run, said, witness_of
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
+from plots.measuring.execution import Place
 
-if TYPE_CHECKING:
-    import numpy as np
+_NUMBERS = ("len", "num", "count", "size", "valid")
+"""Parts of names of inputs that say how many positions there are."""
 
 _SEQUENCES = "tf.sequence_mask, https://www.tensorflow.org/api_docs/python/tf/sequence_mask"
 
@@ -36,6 +36,8 @@ def _check(halves: _Halves) -> Iterator[Check]:
     middle, length = halves.middle, halves.length
     hides_end = not halves.moved("end", middle) and bool(halves.moved("end", length))
     hides_start = not halves.moved("start", middle) and bool(halves.moved("start", 0))
+    if not (hides_start or hides_end or halves.moved("after", middle)):
+        yield from _shows_one_more(halves)
     if hides_end and not hides_start:
         yield said(
             "padding",
@@ -56,6 +58,26 @@ def _check(halves: _Halves) -> Iterator[Check]:
         yield Check("padding", "inverted", Note("remark", (number,), text, _SEQUENCES), witness)
 
 
+def _shows_one_more(halves: _Halves) -> Iterator[Check]:
+    """Yield what is said if the position with the index n is the last one that counts."""
+    if not halves.moved("after", halves.length) or not halves.is_chosen_by_the_number():
+        return
+    field, number, middle = halves.field.place, halves.number.place, halves.middle
+    if not any(word in number.lower() for word in _NUMBERS):
+        text = f"what stands after the position {number!r} of {field!r} changes no output before it"
+        yield said("padding", "ignored", text)
+        return
+    text = (
+        f"One position too many: {number!r} is the number of positions of {field!r} by its name, "
+        "and the one with that index is read, too, which is the first one after them. Positions "
+        f"are counted from 0: the last one is {number} - 1, and a mask less(arange(t), {number})."
+    )
+    runs = halves.run("", middle), halves.run("end", middle)
+    what = f"Other values from position {middle} of {field!r} on, {number!r} being {middle}"
+    witness = witness_of(halves.trial, *runs, halves.moved("end", middle)[0], what)
+    yield Check("padding", "seen", Note("finding", (number,), text, _SEQUENCES), witness)
+
+
 class _Halves:
     """Runs with changes in one half of a sequence, with a length of each sample."""
 
@@ -68,14 +90,18 @@ class _Halves:
         self._runs: dict[tuple[str, int], Run] = {}
 
     def run(self, half: str, count: int) -> Run:
-        """Return the run with changes in the half "start" or "end", or without; of one length."""
+        """Return the run with changes in the half "start" or "end", or without; of one length.
+
+        "after" is the end without its first position.
+        """
         import numpy as np
 
         if (half, count) not in self._runs:
             inputs = dict(self.trial.base)
             given = inputs[self.number.place]
             inputs[self.number.place] = np.full_like(given, count)
-            positions = {"start": range(self.middle), "end": range(self.middle, self.length)}
+            start, end = range(self.middle), range(self.middle, self.length)
+            positions = {"start": start, "end": end, "after": end[1:]}
             where = [(slice(None), position) for position in positions.get(half, ())]
             inputs = self.trial.samples.changed(inputs, self.field.place, where)
             self._runs[half, count] = Run(inputs, self.trial.run(inputs))
@@ -83,16 +109,26 @@ class _Halves:
 
     def moved(self, half: str, count: int) -> list[int]:
         """Return the numbers of the outputs that a change of a half moves in the other half."""
-        before, after = (self.run(which, count) for which in ("", half))
-        found = []
-        for number, place in enumerate(self.trial.graph.outputs):
-            moved = self.trial.moved(place, before.values[place], after.values[place])
-            rows = self.trial.rows_first(moved)
-            if rows is not None and self._in_other_half(rows, half).any():
-                found.append(number)
-        return found
+        places = enumerate(self.trial.graph.outputs)
+        return [number for number, place in places if self._moves(place, half, count)]
 
-    def _in_other_half(self, moved: np.ndarray, half: str) -> np.ndarray:
+    def is_chosen_by_the_number(self) -> bool:
+        """Return whether a change of the end comes in where the number is known.
+
+        Not where neighbours are mixed, as by a convolution.
+        """
+        flow = self.trial.flow
+        crossings = self.trial.first_crossings(lambda at: self._moves(at, "end", self.middle))
+        return all(flow.depends(node_id, on=self.number.place) for node_id in crossings)
+
+    def _moves(self, place: Place, half: str, count: int) -> bool | None:
+        """Return whether a change of a half moves a value in the other half; None: not known."""
+        before, after = (self.run(which, count).values for which in ("", half))
+        moved = self.trial.rows_first(self.trial.moved(place, before[place], after[place]))
+        if moved is None:
+            return None
         other = slice(self.middle, None) if half == "start" else slice(self.middle)
         axes = [axis for axis in range(1, moved.ndim) if moved.shape[axis] == self.length]
-        return moved[(slice(None),) * axes[0] + (other,)] if axes else moved
+        if len(axes) > 1:  # scores of queries and keys, before any is hidden
+            return None
+        return bool((moved[(slice(None),) * axes[0] + (other,)] if axes else moved).any())

@@ -287,7 +287,7 @@ def _key_axis(graph: Graph, attention: Attention) -> tuple[Origin, list[Origin]]
         axes = origins[edge.source, edge.output]
         if len(axes) < 3 or attention.axes is not None:
             return (), []
-        return axes[1], [axes[0]]
+        return axes[1], [axes[0], *axes[2:-1]]  # (b, s, d), or (b, s, n, h) of the fused operation
     if attention.axes is None:
         return (), []
     query, key = attention.axes
@@ -444,7 +444,8 @@ def _has_learned_bias(graph: Graph, attention: Attention) -> bool:
 def _contracted_origin(graph: Graph, attention: Attention, edge: Edge) -> Origin:
     """Return the origin of the axis of queries or keys that the product of both sums over."""
     if attention.is_one_call:
-        return ()
+        axes = axis_origins(graph)[edge.source, edge.output]
+        return axes[-1] if len(axes) > 3 else ()  # (b, s, n, h) of the fused operation
     found = summed_by_product(graph, graph.node(attention.scores), edge)
     if found is None or len(found[0]) != 1:
         return ()

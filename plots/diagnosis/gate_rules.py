@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.branches import Value, unchanged_values
+from plots.branches import Value, keeps_values, unchanged_values
 from plots.diagnosis.activations import activation_of
+from plots.diagnosis.axis_origins import axis_origins, sources
 from plots.diagnosis.merge_rules import projected_tensor, sums_of_two, terms_of
 from plots.diagnosis.projections import past_dropouts
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, finding_rule, named, remark_rule
-from plots.graph import Graph, Node
+from plots.graph import Edge, Graph, Node
 from plots.layers import (
     is_additive_merge,
     is_crop,
@@ -78,8 +79,11 @@ def _is_rest(flow: Reachability, rest: Value, gate: Value) -> bool:
 def shares_of_another_axis(graph: Graph) -> Iterator[Note]:
     """Outputs are added up by weights whose softmax is over another axis."""
     places: dict[str, list[str]] = {}
-    has_products = any(node.is_a({"Multiply"}) for node in graph.nodes)
+    has_products = any(node.is_a({"Multiply", "Einsum"}) for node in graph.nodes)
     for node in graph.nodes if has_products else ():
+        for softmax, axis in _mixed_stacks(graph, node):
+            if axis not in softmax_axes(graph, softmax):
+                places.setdefault(softmax.id, []).append(node.id)
         if not is_additive_merge(node):
             continue
         terms = [graph.node(i) for i, _ in terms_of(graph, node)]
@@ -106,6 +110,46 @@ def shares_of_another_axis(graph: Graph) -> Iterator[Note]:
             "positions count. The softmax is over the axis of what is mixed, such as the experts.",
             _EXPERTS,
         )
+
+
+def _mixed_stacks(graph: Graph, node: Node) -> Iterator[tuple[Node, int]]:
+    """Yield the softmax by whose shares a call sums a stack of tensors, and its axis of the stack.
+
+    Such as sum(stack(...) * shares[..., None], axis) or a product that sums over that axis.
+    """
+    for shares, stack, axis, place in _sums_of_products(graph, node):
+        maker = graph.node(stack.source)
+        is_stacked = maker.operation == "Stack" and len(graph.incoming[maker.id]) > 1
+        given = maker.config.get("axis", 0) if is_stacked else None
+        if not isinstance(given, int) or given % len(stack.tensor.shape) != place:
+            continue
+        softmax = walk_back(graph, graph.node(shares.source), keeps_values)
+        origins = axis_origins(graph)
+        mixed = sources(origins[shares.source, shares.output][axis])
+        for own, origin in enumerate(origins[softmax.id, 0]):
+            if softmax_axes(graph, softmax) and mixed and mixed == sources(origin):
+                yield softmax, own
+
+
+def _sums_of_products(graph: Graph, node: Node) -> Iterator[tuple[Edge, Edge, int, int]]:
+    """Yield two factors whose product is summed by a call, and the axis of each that is summed."""
+    edges = graph.incoming[node.id]
+    if node.operation == "Sum" and len(edges) == 1:
+        product, axis = graph.node(edges[0].source), node.config.get("axis")
+        factors = graph.incoming[product.id]
+        if not product.is_a({"Multiply"}) or len(factors) != 2 or not isinstance(axis, int):
+            return
+        place = axis % len(edges[0].tensor.shape)
+        if all(len(edge.tensor.shape) == len(edges[0].tensor.shape) for edge in factors):
+            yield *factors, place, place
+            yield *factors[::-1], place, place
+    elif node.operation == "Einsum" and len(edges) == 2:
+        operands, _, result = str(node.config.get("subscripts", "")).partition("->")
+        first, _, second = operands.partition(",")
+        for letter in {*first} & {*second} - {*result, "."} if "." not in operands else ():
+            places = first.index(letter), second.index(letter)
+            yield *edges, *places
+            yield *edges[::-1], *places[::-1]
 
 
 def _parts_of_softmax(graph: Graph, product: Node) -> Iterator[tuple[Node, int]]:

@@ -131,6 +131,22 @@ def multiplied_by_an_input(graph: Graph) -> Iterator[tuple[str, str]]:
                     yield from ((place, node.id) for place in given)
 
 
+@finding_rule(
+    "Large negative numbers for a mask: {places:take} {others} as the mask, and show a key where "
+    "it is any number but 0, so that hidden keys alone are seen. A mask is True at keys to attend "
+    "to; numbers that are added to scores are a bias.",
+    _KERAS,
+)
+def added_numbers_as_mask(graph: Graph) -> Iterator[tuple[str, str]]:
+    """An attention layer takes numbers that are meant to be added to scores as its mask."""
+    for attention in attentions_with_masks(graph)[0]:
+        for edge in attention.masks if attention.is_one_call else ():
+            maker = _maker_of_flags(graph, edge)
+            makes_numbers = maker.is_a({"Multiply"}) or maker.operation == "Where"
+            if edge.port.endswith("mask") and makes_numbers and _has_large(maker):
+                yield attention.id, maker.id
+
+
 @diagnosis_rule("masked_weights")
 def masked_weights(graph: Graph) -> Iterator[Note]:
     """A mask is applied after the softmax, and the weights are not normalised again."""
@@ -189,10 +205,13 @@ def _is_masked_before(graph: Graph, attention: Attention, node: Node) -> bool:
 
 def _adds_large(graph: Graph, node: Node) -> bool:
     """Return whether a call adds a product with a large negative number, as masks on scores are."""
-    products = [graph.node(edge.source) for edge in graph.incoming[node.id]]
-    return any(
-        isinstance(c.value, int | float) and c.value < _SMALL for p in products for c in p.constants
-    )
+    return any(_has_large(graph.node(edge.source)) for edge in graph.incoming[node.id])
+
+
+def _has_large(node: Node) -> bool:
+    """Return whether a call takes a large negative number."""
+    values = (constant.value for constant in node.constants)
+    return any(isinstance(value, int | float) and value < _SMALL for value in values)
 
 
 def _varies_over_keys(graph: Graph, attention: Attention, node: Node) -> bool:
