@@ -73,3 +73,18 @@ def batch_norm_of_rows(wrong):
     x = layers.BatchNormalization(axis=2 if wrong else 1)(x)
     pooled = layers.GlobalAveragePooling2D(data_format="channels_first")(x)
     return keras.Model(image, layers.Dense(CLASSES)(pooled))
+
+
+def joined_with_a_pooled_map(wrong):
+    def convolved(x, filters):
+        return layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(filters, 3, 1, "same")(x)))
+
+    image = keras.Input((20, 20, 3))
+    outer = convolved(image, 5)
+    pooled = layers.MaxPooling2D()(outer)
+    inner = convolved(pooled, 7)
+    x = convolved(layers.MaxPooling2D()(inner), 11)
+    x = layers.Concatenate()([layers.UpSampling2D()(x), pooled if wrong else inner])
+    x = layers.Conv2DTranspose(5, 2, strides=2)(convolved(x, 7))
+    x = convolved(layers.Concatenate()([outer, x]), 5)
+    return keras.Model(image, layers.Conv2D(1, 1, activation="sigmoid")(x))

@@ -12,6 +12,7 @@ from mistaken_gates import (
     batch_norm_of_rows,
     gate_that_cancels,
     gate_that_is_added,
+    joined_with_a_pooled_map,
     one_table_for_rows_and_columns,
     shares_of_another_axis,
     shares_of_contracted_experts,
@@ -254,6 +255,7 @@ MISTAKES = {
         one_table_for_rows_and_columns, "Two tables with the same ids"
     ),
     "batch norm of rows": Mistake(batch_norm_of_rows, "whose channels are axis 1"),
+    "pooled map of a U-net": Mistake(joined_with_a_pooled_map, "joined with a pooled map"),
     "skipped pixels": Mistake(skipped_pixels, "read 25%|reads 25%", "remark"),
     "narrowing linear layers": Mistake(narrowing_linear_layers, "No activation", "remark"),
     "token that no head reads": Mistake(token_that_no_head_reads, "does not read the class token"),

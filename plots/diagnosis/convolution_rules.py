@@ -1,4 +1,4 @@
-"""Rules on convolutions: pixels that none of them reads."""
+"""Rules on networks of convolutions: pixels that none reads, and skips between equal sizes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import math
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.diagnosis.rules import diagnosis_rule, doing, remark
-from plots.graph import Graph
-from plots.layers import is_identity_like
+from plots.diagnosis.rules import diagnosis_rule, doing, finding_rule, remark
+from plots.graph import Graph, Node
+from plots.layers import UPSAMPLING, is_identity_like
+from plots.traversal import data_flow, walk_back
 
+_POOLINGS = {f"{kind}Pooling{rank}D" for kind in ("Average", "Max") for rank in (1, 2, 3)}
+_ENLARGING = UPSAMPLING | {f"Conv{rank}DTranspose" for rank in (1, 2, 3)} | {"Resize"}
+
+_UNET = "Ronneberger et al. 2015, U-Net, section 2"
 _HE = "He et al. 2019, Bag of Tricks for Image Classification, section 4.1"
 
 
@@ -41,3 +46,26 @@ def skipped_pixels(graph: Graph) -> Iterator[Note]:
             "else takes it. Use a larger kernel, or pool before.",
             _HE,
         )
+
+
+@finding_rule(
+    "A decoder joined with a pooled map: {places:take} {others}, what the convolutions of that "
+    "size start from, while other levels are joined with maps that convolutions return. A U-Net "
+    "joins the last map of each size, before it is pooled.",
+    _UNET,
+)
+def joined_with_a_pooled_map(graph: Graph) -> Iterator[tuple[str, str]]:
+    """One level of a U-net is joined with a pooled map, and others with maps of convolutions."""
+    flow = data_flow(graph)
+    skips: dict[str, Node] = {}
+    for node in graph.nodes:
+        ends = [edge.source for edge in graph.incoming[node.id]]
+        if not node.is_a({"Concatenate"}) or len(ends) != 2:
+            continue
+        for skip, end in (ends, ends[::-1]):
+            way = flow.between(skip, [end]) if skip != end and flow.depends(end, on=skip) else []
+            if any(graph.node(call).is_a(_ENLARGING) for call in way):
+                skips[node.id] = walk_back(graph, graph.node(skip), is_identity_like)
+    pooled = {join: skip.id for join, skip in skips.items() if skip.is_a(_POOLINGS)}
+    if len(pooled) < len(skips):
+        yield from pooled.items()
