@@ -88,3 +88,16 @@ def joined_with_a_pooled_map(wrong):
     x = layers.Conv2DTranspose(5, 2, strides=2)(convolved(x, 7))
     x = convolved(layers.Concatenate()([outer, x]), 5)
     return keras.Model(image, layers.Conv2D(1, 1, activation="sigmoid")(x))
+
+
+def groups_in_two_orders(wrong):
+    tokens = ids()
+    x = embedded(tokens)
+    query = layers.Reshape((T, 4, 3))(layers.Dense(12)(x))
+    key, value = (layers.Reshape((T, 2, 3))(layers.Dense(6)(x)) for _ in range(2))
+    key = ops.tile(key, (1, 1, 2, 1)) if wrong else ops.repeat(key, 2, axis=2)
+    value = ops.repeat(value, 2, axis=2)
+    query, key, value = (ops.transpose(part, (0, 2, 1, 3)) for part in (query, key, value))
+    weights = ops.softmax(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / 3**0.5)
+    y = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+    return keras.Model(tokens, labels(x + layers.Dense(D)(ops.reshape(y, (-1, T, 12)))))

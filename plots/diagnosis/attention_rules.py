@@ -11,6 +11,7 @@ from plots.attention_parts import Attention, permutation
 from plots.attentions import attentions_with_masks
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
+from plots.branches import keeps_values
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, sources
 from plots.diagnosis.projections import projection_behind, scalar_factor
 from plots.diagnosis.rules import (
@@ -25,7 +26,7 @@ from plots.diagnosis.rules import (
 from plots.graph import Edge, Graph, Node
 from plots.layers import FUSED_ATTENTION, is_additive_merge
 from plots.softmaxes import softmax_axes
-from plots.traversal import reachability
+from plots.traversal import reachability, walk_back
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2"
 _SCALE = f"{_VASWANI}.1; T5 (Raffel et al. 2020) has no scale, muP (Yang et al. 2022) has 1/h"
@@ -248,6 +249,23 @@ def attention_between_heads(graph: Graph) -> Iterator[str]:
         positions = any(kinds(other) == {"position"} for other in others)
         if kinds(origin) == {"feature"} and positions and sources(origin) & sources(contracted):
             yield attention.id
+
+
+@remark_rule(
+    "Groups of heads in two orders: keys or values of {places} are repeated head by head, 0 0 1 1, "
+    "and the others tiled, 0 1 0 1, at {others}, so that most heads have the keys of one group and "
+    "the values of another. Repeat both.",
+    "Ainslie et al. 2023, GQA, section 2.2; PyTorch API, scaled_dot_product_attention, enable_gqa",
+)
+def groups_in_two_orders(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Keys and values of grouped heads are copied to all heads in two orders."""
+    for attention in attentions_with_masks(graph)[0]:
+        copies = [
+            walk_back(graph, graph.node(edge.source), keeps_values)
+            for edge in (attention.keys[0], attention.values[0])
+        ]
+        if {node.operation for node in copies} == {"Repeat", "Tile"}:
+            yield attention.id, next(node.id for node in copies if node.operation == "Tile")
 
 
 @finding_rule(
