@@ -286,8 +286,10 @@ def is_function(node: Node) -> bool:
 def is_identity_like(node: Node) -> bool:
     """Whether the call returns its input: dropout, cast, identity, one factor, plus 0.
 
-    The factor is a number, or a weight of one number.
+    The factor is a number, or a weight of one number. A `Rescaling` may add an offset.
     """
+    if node.operation == "Rescaling" and node.config.get("offset"):
+        return False
     if node.role == "identity" or node.returns_input or node.is_a(IDENTITY_LIKE):
         return True
     if FACTOR_TRAIT in node.traits:

@@ -101,3 +101,33 @@ def groups_in_two_orders(wrong):
     weights = ops.softmax(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / 3**0.5)
     y = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
     return keras.Model(tokens, labels(x + layers.Dense(D)(ops.reshape(y, (-1, T, 12)))))
+
+
+def multiplied_by_itself(wrong):
+    user, item = (keras.Input((), dtype="int32") for _ in range(2))
+    first, second = layers.Embedding(97, 7)(user), layers.Embedding(89, 7)(item)
+    product = layers.Multiply()([first, first if wrong else second])
+    x = layers.Dense(11, activation="relu")(layers.Concatenate()([first, second]))
+    x = layers.Concatenate()([x, product])
+    return keras.Model([user, item], layers.Dense(1, activation="sigmoid")(x))
+
+
+def softmax_that_is_cut(wrong):
+    def head(image):
+        x = layers.Conv2D(7, 3, strides=2, activation="relu")(image)
+        x = layers.Conv2D(3 * CLASSES, 3, activation="softmax" if wrong else None)(x)
+        x = layers.Reshape((-1, CLASSES))(x)
+        return x if wrong else layers.Softmax()(x)
+
+    return of_image(head)
+
+
+def equal_steps(wrong):
+    series = keras.Input((T, 3))
+    x = layers.RepeatVector(T)(layers.LSTM(7)(series))
+    x = (
+        layers.Dense(11, activation="relu")(x)
+        if wrong
+        else layers.GRU(11, return_sequences=True)(x)
+    )
+    return keras.Model(series, layers.Dense(3)(x))

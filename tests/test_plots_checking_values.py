@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from mistaken_gates import equal_steps
 from mistaken_inputs import (
     codes_without_a_loss,
     condition_before_a_norm,
@@ -63,6 +64,7 @@ FOUND = {
     "rows without a key": (rows_without_a_key, "in front of .* NaN", "finding"),
     "condition before a norm": (condition_before_a_norm, "input without effect", "finding"),
     "codes without a loss": (codes_without_a_loss, "behind an ops.stop_gradient", "finding"),
+    "equal steps": (equal_steps, "Equal steps: all 11 steps", "finding"),
     "not adapted": (not_adapted, "before `adapt`", "remark"),
     "frozen table": (frozen_table, "Frozen random vectors", "remark"),
 }

@@ -14,10 +14,12 @@ from mistaken_gates import (
     gate_that_is_added,
     groups_in_two_orders,
     joined_with_a_pooled_map,
+    multiplied_by_itself,
     one_table_for_rows_and_columns,
     shares_of_another_axis,
     shares_of_contracted_experts,
     shares_of_stacked_experts,
+    softmax_that_is_cut,
 )
 from mistaken_inputs import (
     bare_exponential,
@@ -218,6 +220,8 @@ MISTAKES = {
     "pooled over features": Mistake(pooled_over_features, "sum over features"),
     "repeated weights": Mistake(repeated_weights, "sum over features"),
     "groups in two orders": Mistake(groups_in_two_orders, "Groups of heads", "remark"),
+    "softmax that is cut": Mistake(softmax_that_is_cut, "over more than classes"),
+    "multiplied by itself": Mistake(multiplied_by_itself, "with itself", "remark"),
     "queries for keys": Mistake(queries_for_keys, "Queries are also the keys", "remark"),
     "first part for keys": Mistake(first_part_for_keys, "Queries are also the keys", "remark"),
     "products for weights": Mistake(products_for_weights, "without a softmax", "remark"),

@@ -68,6 +68,33 @@ def test_weights_with_a_loss_of_their_own_need_no_gradient_of_the_outputs():
     assert "Weights without a gradient" in text
 
 
+def test_a_value_that_padding_becomes_may_be_masked():
+    x = keras.Input((T, 5))
+    y = layers.Masking(-1.0)(layers.Rescaling(1 / 7, offset=-1.0)(x))
+    assert findings_of(keras.Model(x, layers.Dense(3)(layers.LSTM(7)(y)))) == []
+    y = layers.Masking(2.0)(layers.Rescaling(1 / 7, offset=-1.0)(x))
+    (text,) = findings_of(keras.Model(x, layers.Dense(3)(layers.LSTM(7)(y))))
+    assert "A mask that hides nothing" in text
+
+
+class WithLoss(layers.Layer):
+    """Returns probabilities, and adds a loss of labels."""
+
+    def call(self, labels, logits):
+        chosen = ops.one_hot(labels, 7)
+        self.add_loss(-ops.mean(ops.sum(chosen * ops.log_softmax(logits), axis=-1)))
+        return ops.softmax(logits)
+
+    def compute_output_shape(self, labels_shape, logits_shape):
+        return logits_shape
+
+
+def test_an_input_may_go_into_a_loss_that_a_layer_adds():
+    x, labels = keras.Input((5,)), keras.Input((), dtype="int32")
+    model = keras.Model([x, labels], WithLoss()(labels, layers.Dense(7)(x)))
+    assert findings_of(model) == []
+
+
 def test_an_attention_whose_width_is_the_length_of_an_input_is_causal():
     past, future = keras.Input((D, 3)), keras.Input((5, 3))
     x = norm(layers.Dense(D)(layers.Concatenate(axis=1)([past, future])))

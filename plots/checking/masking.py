@@ -84,14 +84,12 @@ def _masking_layers(trial: Trial) -> Iterator[Check]:
         if not fields:
             continue
         value = float(node.config.get("mask_value", 0))
-        inputs = dict(trial.base)
-        for field in fields:
-            inputs[field.place] = inputs[field.place].copy()
-            inputs[field.place][:, -max(field.shape[1] // 4, 1) :] = value
-        run = Run(inputs, trial.run(inputs))
-        given = run.values[edges[0].source, edges[0].output]
-        has_positions = given.ndim == 3 and given.shape[1] in {f.shape[1] for f in fields}
-        if not has_positions or (given == value).all(axis=-1).any():
+        run = _padded_with(trial, fields, value)
+        # Zeros may become the value that is masked, as by a rescaling with an offset.
+        runs = (run, _padded_with(trial, fields, 0.0)) if value else (run,)
+        given = [one.values[edges[0].source, edges[0].output] for one in runs]
+        has_positions = given[0].ndim == 3 and given[0].shape[1] in {f.shape[1] for f in fields}
+        if not has_positions or any((one == value).all(axis=-1).any() for one in given):
             continue
         names = " and ".join(repr(field.place) for field in fields)
         text = (
@@ -103,3 +101,12 @@ def _masking_layers(trial: Trial) -> Iterator[Check]:
         change = f"Padding the end of {names} with {value:g}"
         witness = witness_of(trial, Run(trial.base, trial.values), run, 0, change)
         yield Check("padding", "seen", Note("finding", (node.id,), text, _MASKING), witness)
+
+
+def _padded_with(trial: Trial, fields: Sequence[Field], value: float) -> Run:
+    """Return the run with a value at the last positions of some inputs."""
+    inputs = dict(trial.base)
+    for field in fields:
+        inputs[field.place] = inputs[field.place].copy()
+        inputs[field.place][:, -max(field.shape[1] // 4, 1) :] = value
+    return Run(inputs, trial.run(inputs))

@@ -12,7 +12,7 @@ from plots.checking.results import Check, Witness, said, shown
 from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import named
-from plots.layers import is_additive_merge
+from plots.layers import REPETITIONS, is_additive_merge
 from plots.measuring.execution import Place, as_array
 from plots.softmaxes import float_inputs
 from plots.traversal import data_flow
@@ -20,6 +20,7 @@ from plots.traversal import data_flow
 if TYPE_CHECKING:
     import numpy as np
 
+_EQUAL_STEPS = "Srivastava et al. 2015, Unsupervised Learning of Video Representations, section 2.1"
 _ORDER = "Vaswani et al. 2017, Attention Is All You Need, section 3.5"
 _PATCHES = "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, section 3.1"
 _MOST_SIDES = 2
@@ -54,9 +55,34 @@ def check_order(trial: Trial, positions: str = "") -> Iterator[Check]:
         shows = f"With these inputs, {named(trial.graph, fixed)} adds one vector everywhere."
         witness = shown(trial, shows, exact=not trial.weights)
         yield Check("order", "unknown", Note("finding", tuple(fixed), text, _ORDER), witness)
+    yield from _equal_steps(trial)
     for field in trial.samples.fields:
         if len(field.shape) == 4 and field.kind in ("floats", "integers"):
             yield from _order_of_patches(trial, field)
+
+
+def _equal_steps(trial: Trial) -> Iterator[Check]:
+    """Yield a finding for outputs of several steps that are all the same, in every sample."""
+    import numpy as np
+
+    for place in trial.graph.outputs:
+        values = trial.values[place]
+        if values.ndim != 3 or values.shape[1] < 3 or values.dtype.kind != "f":
+            continue
+        spread = np.abs(values - values[:, :1]).max()
+        repeats = [n for n in trial.graph.nodes if n.is_a(REPETITIONS)]
+        repeats = [n for n in repeats if trial.flow.depends(place[0], on=n.id)]
+        if spread <= _ROUNDING * np.abs(values).mean() and values.std() > 0 and repeats:
+            text = (
+                f"Equal steps: all {values.shape[1]} steps of the output "
+                f"{named(trial.graph, [place[0]])} are the same, since nothing tells them apart "
+                f"behind {named(trial.graph, [repeats[-1].id])}. A decoder needs a recurrent "
+                "layer, or positions, behind it."
+            )
+            shows = f"With these inputs, all steps of {place[0]} are the same."
+            witness = shown(trial, shows, exact=not trial.weights)
+            about = (repeats[-1].id, place[0])
+            yield Check("order", "equal", Note("finding", about, text, _EQUAL_STEPS), witness)
 
 
 def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:

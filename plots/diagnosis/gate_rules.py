@@ -62,6 +62,20 @@ def gate_that_cancels(graph: Graph) -> Iterator[tuple[str, str]]:
                     yield node.id, x[0]
 
 
+@remark_rule(
+    "A product of a tensor with itself: {places:multiply} {others} by itself, which squares it. If "
+    "that is meant, ops.square says so; else one of the two is another tensor, such as the item "
+    "beside a user.",
+    "He et al. 2017, Neural Collaborative Filtering, equation 8",
+)
+def multiplied_by_itself(graph: Graph) -> Iterator[tuple[str, str]]:
+    """A layer that multiplies several tensors takes one of them twice."""
+    for node in graph.nodes:
+        given = [(edge.source, edge.output) for edge in graph.incoming[node.id]]
+        if node.kind == "layer" and node.operation == "Multiply" and len({*given}) < len(given):
+            yield node.id, next(source for source, k in given if given.count((source, k)) > 1)
+
+
 def _factors(flow: Reachability, node: Node) -> tuple[Value, ...]:
     """Return the two values that a call multiplies; () if it is no such product."""
     values = tuple((edge.source, edge.output) for edge in flow.incoming[node.id])

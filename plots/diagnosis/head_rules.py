@@ -16,7 +16,9 @@ from plots.diagnosis.rules import (
     remark_rule,
 )
 from plots.graph import Graph
-from plots.layers import LINEAR_PROJECTIONS, is_linear_projection, is_norm
+from plots.layers import LINEAR_PROJECTIONS, is_identity_like, is_linear_projection, is_norm
+from plots.softmaxes import softmax_axes
+from plots.traversal import walk_back
 
 _SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 6.2.2.3"
 _PROBABILITIES = ("sigmoid", "softmax")
@@ -43,6 +45,28 @@ def softmax_of_softmax(graph: Graph) -> Iterator[Note]:
                 "equal. Leave one of the two out.",
                 _SOFTMAX,
             )
+
+
+@finding_rule(
+    "A softmax over more than classes: {others} is over all numbers of a place, which {places:cut} "
+    "into several of its own, such as those of the anchors of a detector, and the probabilities "
+    "of each of them sum to less than 1. Put the softmax after the reshape.",
+    "Liu et al. 2016, SSD: Single Shot MultiBox Detector, section 2.2",
+)
+def softmax_that_is_cut(graph: Graph) -> Iterator[tuple[str, str]]:
+    """A reshape cuts the axis of a softmax, and joins a part of it to the axes before."""
+    for node in graph.nodes:
+        if not node.is_a({"Reshape"}) or len(graph.incoming[node.id]) != 1:
+            continue
+        before = walk_back(graph, graph.node(graph.incoming[node.id][0].source), is_identity_like)
+        *places, size = before.outputs[0].shape or (None,)
+        *others, part = node.outputs[0].shape or (None,)
+        is_of_last = softmax_axes(graph, before) in ((), (len(places),))
+        if activation_of(before) != "softmax" or not (is_of_last and size and part):
+            continue
+        # (h, w, a c) -> (h w a, c); (h, w, a, c) leaves each place by itself
+        if part < size and size % part == 0 and others[: len(places)] != places:
+            yield node.id, before.id
 
 
 @diagnosis_rule("clipped_logits")

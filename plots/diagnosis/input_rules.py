@@ -9,7 +9,7 @@ from plots.annotations import Note, shape_text
 from plots.diagnosis.projections import scalar_factor
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, finding_rule, named, remark
 from plots.graph import Graph, Node
-from plots.layers import is_identity_like, is_recurrent
+from plots.layers import ADDS_LOSSES, is_identity_like, is_recurrent
 from plots.traversal import reachability
 
 _FUNCTIONAL = "Keras guide, keras.io/guides/functional_api"
@@ -31,7 +31,9 @@ _OF_IMAGES = frozenset({"Conv2D", "DepthwiseConv2D", "MaxPooling2D", "SeparableC
     _FUNCTIONAL,
 )
 def unused_input(graph: Graph) -> list[str]:
-    """No output of the model depends on one of its inputs."""
+    """No output of the model depends on one of its inputs, nor may a loss that a layer adds."""
+    if any(ADDS_LOSSES in node.traits for node in graph.nodes):
+        return []
     flow = reachability(graph)
     ends = [node_id for node_id, _ in graph.outputs]
     return [i for i in graph.inputs if not any(flow.depends(end, on=i) for end in ends)]
@@ -113,6 +115,7 @@ def _factor(node: Node) -> float | None:
 def _keeps_scale(node: Node) -> bool:
     """Return whether a call shifts its input by a constant, resizes it, or returns it."""
     is_shift = node.operation in ("Add", "Subtract") and bool(node.constants)
+    is_shift = is_shift or node.operation == "Rescaling"
     is_image = node.class_name.startswith(("Random", "Resizing", "CenterCrop", "ZeroPadding"))
     return is_shift or is_image or is_identity_like(node)
 
