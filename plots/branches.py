@@ -134,7 +134,7 @@ def is_branch(
 
 
 def _only_maps(node: Node) -> bool:
-    return is_linear(node) or is_rearrangement(node)
+    return is_linear(node) or is_rearrangement(node) or _only_mixes(node)
 
 
 def _is_linear_in(flow: Reachability, node: Node, branch: Sequence[str]) -> bool:

@@ -136,6 +136,14 @@ def test_a_product_with_weights_that_are_computed_is_a_linear_map_of_them():
     assert plots.skip_paths(plots.read_graph(keras.Model([x, task], y))) == ()
 
 
+def test_linear_maps_of_a_mean_and_of_the_rest_are_no_skip_path():
+    """As in DLinear (Zeng et al. 2023, Are Transformers Effective for Time Series Forecasting?)."""
+    x = keras.Input((23, 3))
+    mean = layers.AveragePooling1D(5, strides=1, padding="same")(x)
+    parts = (layers.Dense(7)(layers.Permute((2, 1))(part)) for part in (mean, x - mean))
+    assert paths_of(keras.Model(x, layers.Add()([*parts]))) == ()
+
+
 def test_two_parallel_linear_maps_are_no_skip_path():
     x = keras.Input((7,))
     assert paths_of(keras.Model(x, layers.Dense(5)(x) + layers.Dense(5)(x))) == ()
