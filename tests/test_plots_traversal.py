@@ -10,10 +10,10 @@ from small_graphs import few, graphs, made
 
 from plots.traversal import (
     CycleError,
-    Reachability,
     component_numbers,
     data_flow,
     once_per_graph,
+    reachability,
     topological_order,
 )
 
@@ -29,7 +29,7 @@ def test_ancestors_and_descendants_are_those_of_networkx(graph, data):
     kept = [edge for edge in graph.edges if edge.id not in left_out]
     expected = nx.DiGraph([(edge.source, edge.target) for edge in kept])
     expected.add_nodes_from(graph.index)
-    found = Reachability(graph, follow=lambda edge: edge.id not in left_out)
+    found = reachability(graph, follow=lambda edge: edge.id not in left_out)
     for node in graph.nodes:
         before, after = nx.ancestors(expected, node.id), nx.descendants(expected, node.id)
         assert found.ancestors(node.id) == ids_in_order(graph, before)
@@ -45,7 +45,7 @@ def test_ancestors_and_descendants_are_those_of_networkx(graph, data):
 @given(graphs(), st.data())
 def test_a_path_leads_past_no_call_that_stops_it(graph, data):
     stops = data.draw(st.sets(st.sampled_from(list(graph.index))))
-    found = Reachability(graph, stop=lambda node: node.id in stops)
+    found = reachability(graph, stop=lambda node: node.id in stops)
     for node in graph.nodes:
         edges = [(e.source, e.target) for e in graph.edges if e.source not in stops - {node.id}]
         expected = nx.DiGraph(edges)
@@ -66,15 +66,25 @@ DIAMOND = made(
 
 
 def test_calls_between_two_others_lie_on_a_path_from_one_to_the_other():
-    found = Reachability(DIAMOND)
+    found = reachability(DIAMOND)
     assert found.between("x", ["sum"]) == ["a", "b", "sum"]
     assert found.between("a", ["sum", "ones"]) == ["ones", "sum"]
     assert found.between("b", ["ones"]) == []
 
 
+def test_questions_about_the_same_paths_have_one_answer():
+    inputs = reachability(DIAMOND, stop=lambda node: node.kind == "input")
+    assert inputs is reachability(DIAMOND, stop=lambda node: node.id == "x")
+    assert inputs is not reachability(DIAMOND)
+    first = DIAMOND.edges[0]
+    without = reachability(DIAMOND, follow=lambda edge: edge.id != first.id)
+    assert not without.depends(first.target, on=first.source)
+    assert reachability(DIAMOND).depends(first.target, on=first.source)
+
+
 def test_common_calls_are_those_that_both_depend_on():
-    assert Reachability(DIAMOND).common("ones", "sum") == ["x", "a"]
-    assert Reachability(DIAMOND).common("a", "last") == ["x", "a"]
+    assert reachability(DIAMOND).common("ones", "sum") == ["x", "a"]
+    assert reachability(DIAMOND).common("a", "last") == ["x", "a"]
 
 
 def test_no_data_flows_through_a_call_that_takes_only_a_shape_or_along_a_given_edge():
