@@ -22,9 +22,9 @@ LAYERS: set[str] = {
         Flatten HashedCrossing Hashing IntegerLookup LayerScale LeakyReLU Masking
         MaxNumBoundingBoxes Maximum Merge Minimum Multiply Normalization PReLU Permute
         PositionEmbedding RandomBrightness RandomContrast RandomErasing RandomFlip
-        RandomGrayscale RandomInvert RandomPosterization ReLU RepeatVector Reshape
-        RotaryEmbedding Softmax Solarization StringLookup Subtract TextVectorization
-        TokenAndPositionEmbedding UpSampling1D UpSampling3D
+        RandomGrayscale RandomInvert RandomPosterization ReLU RepeatVector Rescaling
+        Reshape RotaryEmbedding Softmax Solarization StringLookup Subtract
+        TextVectorization TokenAndPositionEmbedding UpSampling1D UpSampling3D
     """.split(),  # noqa: SIM905
 }
 """Layers without matrix products.
