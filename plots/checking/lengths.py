@@ -34,7 +34,8 @@ def check_lengths(trial: Trial) -> Iterator[Check]:
 def _check(halves: _Halves) -> Iterator[Check]:
     field, number = halves.field.place, halves.number.place
     middle, length = halves.middle, halves.length
-    hides_end = not halves.moved("end", middle) and bool(halves.moved("end", length))
+    moved_by_end = halves.moved("end", middle)
+    hides_end = not moved_by_end and bool(halves.moved("end", length))
     hides_start = not halves.moved("start", middle) and bool(halves.moved("start", 0))
     if not (hides_start or hides_end or halves.moved("after", middle)):
         yield from _shows_one_more(halves)
@@ -45,16 +46,15 @@ def _check(halves: _Halves) -> Iterator[Check]:
             f"what stands after the first n positions of {field!r}, n being {number!r}, changes no "
             "output at them",
         )
-    if hides_start and not hides_end:
+    if hides_start and moved_by_end:
         text = (
             f"The first positions of {field!r}, as many as {number!r} gives, are hidden, and those "
             "after them are read. That is right for the number of paddings on the left; the mask "
             "of a length is less(arange(t), length)."
         )
-        output, *_ = halves.moved("end", middle)
         runs = halves.run("", middle), halves.run("end", middle)
         what = f"Other values after the first {middle} positions of {field!r}, {number!r} being"
-        witness = witness_of(halves.trial, *runs, output, f"{what} {middle}")
+        witness = witness_of(halves.trial, *runs, moved_by_end[0], f"{what} {middle}")
         yield Check("padding", "inverted", Note("remark", (number,), text, _SEQUENCES), witness)
 
 
@@ -90,9 +90,9 @@ class _Halves:
         self._runs: dict[tuple[str, int], Run] = {}
 
     def run(self, half: str, count: int) -> Run:
-        """Return the run with changes in the half "start" or "end", or without; of one length.
+        """Return the run with other values in the half "start" or "end", or in none ("").
 
-        "after" is the end without its first position.
+        "after" is the end without its first position. All samples have the length `count`.
         """
         import numpy as np
 
