@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, wraps
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from plots.annotations import Declaration, Note, Overlay, Quantity, SkipPath
@@ -29,6 +30,7 @@ Kind = Literal["input", "layer", "operation", "model", "group", "weights"]
 group of calls that `fold` has collapsed; or "weights" of an opened layer that no call takes."""
 
 Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 _COUNTED = re.compile(r"(?<=\w)#\d+(@\d+)?$")
 
@@ -92,8 +94,15 @@ def namespace_of(name: str) -> str:
     return ".".join(parts[: max(last, 0)])
 
 
+class _Asked:
+    """What `once_per_call` has found out about a call."""
+
+    __slots__ = ("_found",)
+    _found: dict[Callable[[Any], Any], Any]
+
+
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(_Asked):
     """One call of a layer, operation or closed model.
 
     Attributes:
@@ -215,6 +224,31 @@ class Node:
             after = self.bases[self.bases.index(like) :] if like in self.bases else (like,)
             return not class_names.isdisjoint(after)
         return self.class_name in class_names or not class_names.isdisjoint(self.bases)
+
+
+Answer = TypeVar("Answer")
+
+
+def once_per_call(question: Callable[[Node], Answer]) -> Callable[[Node], Answer]:
+    """Decorator for functions of a call, such as `is_norm`: the answer is kept with the call.
+
+    All rules ask the same questions about the same calls. Graphs that a plugin returns have the
+    calls of the graph that it was given, and so their answers.
+    """
+
+    @wraps(question)
+    def kept(node: Node) -> Answer:
+        try:
+            known: Answer = node._found[question]
+            return known
+        except AttributeError:
+            object.__setattr__(node, "_found", {})
+        except KeyError:
+            pass
+        answer = node._found[question] = question(node)
+        return answer
+
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,14 +455,40 @@ class Graph:
         except KeyError:
             raise KeyError(f"the graph {self.name!r} has no node with id {node_id!r}") from None
 
+    def of_class(self, class_names: Set[str]) -> list[Node]:
+        """Return the calls for which `Node.is_a` some classes, in order."""
+        return self._where(lambda node: node.is_a(class_names))
+
+    def of_operation(self, *names: str) -> list[Node]:
+        """Return the calls whose `Node.operation` is one of some names, in order."""
+        return self._where(lambda node: node.operation in names)
+
+    def _where(self, holds: Callable[[Node], bool]) -> list[Node]:
+        """Return the calls for which something holds that depends on what they compute alone."""
+        found = [nodes for nodes in self._by_computation.values() if holds(nodes[0])]
+        if len(found) == 1:
+            return [*found[0]]
+        return sorted(chain(*found), key=lambda node: self.index[node.id])
+
+    @cached_property
+    def _by_computation(self) -> Mapping[Any, tuple[Node, ...]]:
+        """Class, bases, and what a class that defines `call` anew is like -> such calls."""
+        return _grouped((), ((_computation(node), node) for node in self.nodes))
+
     def times(self, node: Node) -> int:
         """Return the number of equal blocks that a call stands for: 1 unless it is folded."""
         return self.repeats.get(node.name if node.kind == "group" else node.id, 1)
 
 
-def _grouped(keys: Iterable[str], pairs: Iterable[tuple[str, Item]]) -> dict[str, tuple[Item, ...]]:
+def _computation(node: Node) -> tuple[str, tuple[str, ...], str, str]:
+    """Return what `Node.is_a` and `Node.operation` depend on."""
+    like = node.declaration.like if node.declaration is not None else ""
+    return node.class_name, node.bases, node.call_class, like
+
+
+def _grouped(keys: Iterable[Key], pairs: Iterable[tuple[Key, Item]]) -> dict[Key, tuple[Item, ...]]:
     """Return the second items of pairs by the first ones, which are added to `keys`."""
-    groups: dict[str, list[Item]] = {key: [] for key in keys}
+    groups: dict[Key, list[Item]] = {key: [] for key in keys}
     for key, item in pairs:
         groups.setdefault(key, []).append(item)
     return {key: tuple(items) for key, items in groups.items()}

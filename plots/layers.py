@@ -41,7 +41,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from plots.annotations import Declaration
-from plots.graph import Node
+from plots.graph import Node, once_per_call
 
 ROLES = {
     "add": "adds up its inputs",
@@ -234,11 +234,13 @@ Other calls of two tensors are recognised as such products by the shape of their
 _NORM_CLASS = re.compile(r"(?!Spectral).+(Norm|Normalization)")
 
 
+@once_per_call
 def is_additive_merge(node: Node) -> bool:
     """Whether the call sums its inputs."""
     return node.role == "add" or node.is_a(ADDITIVE_MERGES)
 
 
+@once_per_call
 def is_signed_merge(node: Node) -> bool:
     """Whether the call adds, averages or subtracts its inputs: a sum with constant factors.
 
@@ -248,11 +250,13 @@ def is_signed_merge(node: Node) -> bool:
     return is_additive_merge(node) or is_average or is_subtraction(node)
 
 
+@once_per_call
 def is_subtraction(node: Node) -> bool:
     """Whether the call subtracts its second input from the first."""
     return node.is_a({"Subtract"})
 
 
+@once_per_call
 def merge_sign(node: Node) -> str:
     """Return "+", "−" or "mean" for a merge that takes only tensors; "" for other calls.
 
@@ -265,6 +269,7 @@ def merge_sign(node: Node) -> str:
     return "+" if is_additive_merge(node) else "mean"
 
 
+@once_per_call
 def is_norm(node: Node) -> bool:
     """Whether the call normalises activations."""
     if node.role == "norm" or NORM_TRAIT in node.traits or node.is_a(NORMS):
@@ -272,6 +277,7 @@ def is_norm(node: Node) -> bool:
     return not node.call_class and _NORM_CLASS.fullmatch(node.class_name) is not None
 
 
+@once_per_call
 def is_shape_only(node: Node) -> bool:
     """Whether the call takes only the shape of its input."""
     return SHAPE_TRAIT in node.traits or (not node.call_class and node.is_a(SHAPE_ONLY))
@@ -283,6 +289,7 @@ def is_function(node: Node) -> bool:
     return node.kind == "layer" and (node.is_a({"Lambda"}) or is_own)
 
 
+@once_per_call
 def is_identity_like(node: Node) -> bool:
     """Whether the call returns its input: dropout, cast, identity, one factor, plus 0.
 
@@ -309,11 +316,13 @@ def _is_one_number(shape: tuple[int | None, ...] | None) -> bool:
     return shape is not None and all(size == 1 for size in shape)
 
 
+@once_per_call
 def is_factor(node: Node) -> bool:
     """Whether the call returns its input up to factors: constants, weights or other tensors."""
     return is_identity_like(node) or node.is_a({"Multiply"})
 
 
+@once_per_call
 def is_rearrangement(node: Node) -> bool:
     """Whether the call returns values of its input in another shape: nothing new but zeros."""
     if node.is_a(SHAPE_CHANGES | TRANSPOSITIONS) or is_crop(node):
@@ -324,12 +333,14 @@ def is_rearrangement(node: Node) -> bool:
     return node.is_a(PADDINGS)
 
 
+@once_per_call
 def is_crop(node: Node) -> bool:
     """Whether the call returns a part of its input, in the same order."""
     steps = [str(c.value).split(":")[2:] for c in node.constants if c.port.startswith("key")]
     return node.is_a(CROPS) and not any(step.startswith("-") for (step,) in filter(None, steps))
 
 
+@once_per_call
 def is_learned_scale(node: Node) -> bool:
     """Whether the call multiplies the features of its input by a vector, such as a weight."""
     if node.role == "scale" or SCALE_TRAIT in node.traits:
@@ -339,6 +350,7 @@ def is_learned_scale(node: Node) -> bool:
     return node.operation == "Multiply" and any(vectors)
 
 
+@once_per_call
 def is_attention(node: Node) -> bool:
     """Whether the call is one whole attention."""
     known = ATTENTION_LAYERS | FUSED_ATTENTION
@@ -348,11 +360,13 @@ def is_attention(node: Node) -> bool:
     )
 
 
+@once_per_call
 def is_recurrent(node: Node) -> bool:
     """Whether the call reads the steps of a sequence one after the other, in whatever direction."""
     return node.is_a(RECURRENT | {"Bidirectional"})
 
 
+@once_per_call
 def is_softmax(node: Node) -> bool:
     """Whether the call is a softmax."""
     if node.operation == "Activation":
@@ -375,6 +389,7 @@ def is_linear(node: Node) -> bool:
     return is_linear_projection(node)
 
 
+@once_per_call
 def is_linear_projection(node: Node) -> bool:
     """Whether the call is a projection without a nonlinear activation."""
     return node.is_a(LINEAR_PROJECTIONS) and node.activation in (None, "linear")

@@ -1,11 +1,16 @@
 """Kinds of layers of one's own: by what `call` computes, and never by name or base class."""
 
+import copy
+import pickle
+from dataclasses import replace
+
 import keras
 import pytest
 from keras import layers, ops
 
 import plots
 from plots import layers as kinds
+from plots.graph import once_per_call
 
 LENGTH, WIDTH = 7, 6
 MEAN = {"axis": -1, "keepdims": True}
@@ -89,3 +94,45 @@ def test_a_dense_with_another_call_is_no_linear_layer():
     assert plots.findings(plots.read_graph(model)) == ()
     plain = keras.Model(x, layers.Dense(3)(layers.Dense(11)(x)))
     assert len(plots.findings(plots.read_graph(plain))) == 1
+
+
+def test_calls_of_a_class_are_those_that_are_of_it():
+    """Also of base classes, of what is declared to be alike, and not of a class that calls anew."""
+
+    class Alike(layers.Dense):
+        graph_declaration = {"like": "Dense"}
+
+        def call(self, x):
+            return super().call(x)
+
+    x = keras.Input((LENGTH, WIDTH))
+    bare = layer_of(lambda self, x: x, weights=0, base=layers.Dense)
+    y = type("Inherits", (layers.Dense,), {})(5)(ops.log(layers.Dense(5)(x)))
+    y = layers.LeakyReLU()(Alike(5)(bare(5)(y)) + ops.exp(y))
+    graph = plots.read_graph(keras.Model(x, y))
+    for names in ({"Dense"}, {"Dense", "Add", "LeakyReLU"}, {"Layer"}, {"Nothing"}, set()):
+        assert graph.of_class(names) == [node for node in graph.nodes if node.is_a(names)]
+    assert [node.class_name for node in graph.of_class({"Dense"})] == ["Dense", "Inherits", "Alike"]
+    assert [node.class_name for node in graph.of_operation("Exp", "Log")] == ["Log", "Exp"]
+    assert graph.of_operation("Thing") == []
+
+
+def test_a_question_is_asked_once_about_a_call_and_copies_are_asked_anew():
+    asked = []
+
+    @once_per_call
+    def is_dense(node):
+        asked.append(node.id)
+        return node.class_name == "Dense"
+
+    x = keras.Input((LENGTH, WIDTH))
+    graph = plots.read_graph(keras.Model(x, layers.Dense(3)(x)))
+    marked = plots.apply_plugins(graph, ["skip_paths"])
+    for one in (graph, marked):
+        assert [is_dense(node) for node in one.nodes] == [False, True]
+    assert len(asked) == 2
+    dense = graph.nodes[1]
+    for other in (replace(dense, class_name="Other"), copy.deepcopy(dense)):
+        assert is_dense(other) == (other == dense)
+    assert len(asked) == 4
+    assert is_dense(pickle.loads(pickle.dumps(dense))) and "_found" not in plots.Graph.to_json(graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plots.graph import Graph, Node
+from plots.graph import Graph, Node, once_per_call
 from plots.layers import (
     LINEAR_PROJECTIONS,
     SHAPE_CHANGES,
@@ -17,6 +17,7 @@ BENT = CLIPPED | {"celu", "elu", "gelu", "leaky_relu", "mish", "selu", "silu", "
 """Activations of hidden layers."""
 
 
+@once_per_call
 def activation_of(node: Node) -> str:
     """Return the name of the function that a call ends with: "softmax", "relu"; "" if none."""
     if is_softmax(node):

@@ -22,9 +22,9 @@ _HE = "He et al. 2019, Bag of Tricks for Image Classification, section 4.1"
 def skipped_pixels(graph: Graph) -> Iterator[Note]:
     """A convolution with strides larger than its kernel is the only one that reads its input."""
     places: dict[str, float] = {}
-    for node in graph.nodes:
+    for node in graph.of_class({"Conv1D", "Conv2D", "Conv3D"}):
         kernel, strides = node.config.get("kernel_size"), node.config.get("strides")
-        if not node.is_a({"Conv1D", "Conv2D", "Conv3D"}) or not graph.incoming[node.id]:
+        if not graph.incoming[node.id]:
             continue
         if not isinstance(kernel, list | tuple) or not isinstance(strides, list | tuple):
             continue
@@ -58,9 +58,9 @@ def joined_with_a_pooled_map(graph: Graph) -> Iterator[tuple[str, str]]:
     """One level of a U-net is joined with a pooled map, and others with maps of convolutions."""
     flow = data_flow(graph)
     skips: dict[str, Node] = {}
-    for node in graph.nodes:
+    for node in graph.of_class({"Concatenate"}):
         ends = [edge.source for edge in graph.incoming[node.id]]
-        if not node.is_a({"Concatenate"}) or len(ends) != 2:
+        if len(ends) != 2:
             continue
         for skip, end in (ends, ends[::-1]):
             way = flow.between(skip, [end]) if skip != end and flow.depends(end, on=skip) else []

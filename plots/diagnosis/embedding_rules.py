@@ -141,9 +141,6 @@ def _lookups(graph: Graph) -> dict[str, Node]:
     """Return the calls of `Embedding` that look up ids, by their own."""
     return {
         node.id: node
-        for node in graph.nodes
-        if node.is_a({"Embedding"})
-        and graph.incoming[node.id]
-        and not is_reversed_embedding(node)
-        and node.kind == "layer"
+        for node in graph.of_class({"Embedding"})
+        if graph.incoming[node.id] and not is_reversed_embedding(node) and node.kind == "layer"
     }

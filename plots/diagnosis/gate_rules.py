@@ -70,9 +70,9 @@ def gate_that_cancels(graph: Graph) -> Iterator[tuple[str, str]]:
 )
 def multiplied_by_itself(graph: Graph) -> Iterator[tuple[str, str]]:
     """A layer that multiplies several tensors takes one of them twice."""
-    for node in graph.nodes:
+    for node in graph.of_operation("Multiply"):
         given = [(edge.source, edge.output) for edge in graph.incoming[node.id]]
-        if node.kind == "layer" and node.operation == "Multiply" and len({*given}) < len(given):
+        if node.kind == "layer" and len({*given}) < len(given):
             yield node.id, next(source for source, k in given if given.count((source, k)) > 1)
 
 
@@ -93,7 +93,7 @@ def _is_rest(flow: Reachability, rest: Value, gate: Value) -> bool:
 def shares_of_another_axis(graph: Graph) -> Iterator[Note]:
     """Outputs are added up by weights whose softmax is over another axis."""
     places: dict[str, list[str]] = {}
-    has_products = any(node.is_a({"Multiply", "Einsum"}) for node in graph.nodes)
+    has_products = bool(graph.of_class({"Multiply", "Einsum"}))
     for node in graph.nodes if has_products else ():
         for softmax, axis in _mixed_stacks(graph, node):
             if axis not in softmax_axes(graph, softmax):

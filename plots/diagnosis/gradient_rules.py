@@ -85,7 +85,7 @@ def zeros_in_series(graph: Graph) -> Iterator[Note]:
     passes back a gradient of zero. One alone, as at the end of a branch, begins to learn at once.
     """
     chains: dict[str, list[str]] = {}  # id of the last kernel -> ids of all, in order
-    for node in graph.nodes:
+    for node in graph.of_class(LINEAR_PROJECTIONS):
         first = _zeros_before(graph, node) if _has_zero_kernel(node) else None
         if first is not None:
             chains[node.id] = [*chains.pop(first.id, [first.id]), node.id]
@@ -181,9 +181,8 @@ def baked_in_noise(graph: Graph) -> list[str]:
     fixed = {place for note in graph.notes if note.kind == "fixed" for place in note.about}
     return [
         node.id
-        for node in graph.nodes
-        if node.is_a({"Multiply"})
-        and (not node.opened or node.id in fixed)
+        for node in graph.of_class({"Multiply"})
+        if (not node.opened or node.id in fixed)
         and any(c.digest is not None and not c.pattern and c.shape for c in node.constants)
         and any(graph.node(e.source).operation == "Exp" for e in graph.incoming[node.id])
     ]
@@ -194,12 +193,10 @@ def baked_in_embedding(graph: Graph) -> Iterator[Note]:
     """A product with a copy of the weights of an Embedding instead of the weights themselves."""
     embeddings: dict[Shape, str] = {
         (node.config.get("input_dim"), node.config.get("output_dim")): node.id
-        for node in reversed(graph.nodes)
-        if node.is_a({"Embedding"})
+        for node in reversed(graph.of_class({"Embedding"}))
     }
-    for node in graph.nodes:
-        is_product = node.operation in PRODUCTS and not node.opened
-        for constant in node.constants if is_product else ():
+    for node in graph.of_operation(*PRODUCTS) if embeddings else ():
+        for constant in node.constants if not node.opened else ():
             shape = constant.shape or ()
             embedding = embeddings.get(shape) or embeddings.get(shape[::-1])
             # The weights themselves, as einsum takes them, have no digest, and are trained.

@@ -55,8 +55,8 @@ def softmax_of_softmax(graph: Graph) -> Iterator[Note]:
 )
 def softmax_that_is_cut(graph: Graph) -> Iterator[tuple[str, str]]:
     """A reshape cuts the axis of a softmax, and joins a part of it to the axes before."""
-    for node in graph.nodes:
-        if not node.is_a({"Reshape"}) or len(graph.incoming[node.id]) != 1:
+    for node in graph.of_class({"Reshape"}):
+        if len(graph.incoming[node.id]) != 1:
             continue
         before = walk_back(graph, graph.node(graph.incoming[node.id][0].source), is_identity_like)
         *places, size = before.outputs[0].shape or (None,)
@@ -177,8 +177,8 @@ def norm_on_logits(graph: Graph) -> Iterator[Note]:
 )
 def hidden_softmax(graph: Graph) -> Iterator[tuple[str, str]]:
     """A hidden layer ends with a softmax, and a Dense takes its output."""
-    for node in graph.nodes:
-        if node.is_a({"Dense"}) and graph.incoming[node.id]:
+    for node in graph.of_class({"Dense"}):
+        if graph.incoming[node.id]:
             before = past_dropouts(graph, graph.incoming[node.id][0], only=True)
             if before is not None and activation_of(before) == "softmax":
                 yield before.id, node.id

@@ -42,8 +42,8 @@ def unused_input(graph: Graph) -> list[str]:
 @diagnosis_rule("channels_first_image")
 def channels_first_image(graph: Graph) -> Iterator[Note]:
     """An image with its channels first goes into a layer that takes them last."""
-    for node in graph.nodes:
-        taken = _input_behind(graph, node) if node.is_a(_OF_IMAGES) else None
+    for node in graph.of_class(_OF_IMAGES):
+        taken = _input_behind(graph, node)
         if taken is None or node.config.get("data_format") != "channels_last":
             continue
         _, channels, *sides = taken.outputs[0].shape
@@ -150,8 +150,8 @@ def _is_stateful(node: Node) -> bool:
 @diagnosis_rule("embedding_of_floats")
 def embedding_of_floats(graph: Graph) -> Iterator[Note]:
     """A table is looked up by numbers that were normalised, so that they are no ids any more."""
-    for node in graph.nodes:
-        if node.is_a({"Embedding"}) and graph.incoming[node.id]:
+    for node in graph.of_class({"Embedding"}):
+        if graph.incoming[node.id]:
             before = graph.node(graph.incoming[node.id][0].source)
             scale = before.config.get("scale", 1)
             is_scaled = before.operation == "Rescaling" and not (
@@ -170,10 +170,10 @@ def embedding_of_floats(graph: Graph) -> Iterator[Note]:
 @diagnosis_rule("embedding_of_narrow_ids")
 def embedding_of_narrow_ids(graph: Graph) -> Iterator[Note]:
     """Ids are cast to a type that does not hold the last rows of their table."""
-    for node in graph.nodes:
+    for node in graph.of_class({"Embedding"}):
         rows = node.config.get("input_dim")
         edges = graph.incoming[node.id]
-        if not node.is_a({"Embedding"}) or not isinstance(rows, int) or not edges:
+        if not isinstance(rows, int) or not edges:
             continue
         before, dtype = graph.node(edges[0].source), edges[0].tensor.dtype
         largest = _largest_whole(dtype)
@@ -202,8 +202,8 @@ _MANTISSAS = {"float16": 11, "bfloat16": 8, "float32": 24}
 @diagnosis_rule("embedding_of_one_hot_vectors")
 def embedding_of_one_hot_vectors(graph: Graph) -> Iterator[Note]:
     """A table is looked up by the zeros and ones of one-hot vectors."""
-    for node in graph.nodes:
-        if node.is_a({"Embedding"}) and graph.incoming[node.id]:
+    for node in graph.of_class({"Embedding"}):
+        if graph.incoming[node.id]:
             before = graph.node(graph.incoming[node.id][0].source)
             modes = ("one_hot", "multi_hot")
             if before.operation in ("OneHot", "MultiHot") or (

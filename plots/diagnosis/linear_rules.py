@@ -27,7 +27,7 @@ _LINEAR = "Goodfellow et al. 2016, Deep Learning, section 6.1"
 def linear_after_linear(graph: Graph) -> Iterator[Note]:
     """Two projections with no activation between them are one, unless the first is narrower."""
     pairs: dict[str, tuple[str, bool]] = {}  # id of the second -> first, whether it is wide
-    for node in graph.nodes:
+    for node in graph.of_class(CONVOLUTIONS | {"Dense"}):
         first = _linear_before(graph, node)
         if first is not None and not _is_last_of_its_kind(graph, first, node):
             width, inner, outer = _widths(graph, first, node)
@@ -96,8 +96,8 @@ def _is_pointwise(node: Node) -> bool:
 )
 def unused_part(graph: Graph) -> Iterator[tuple[str, str]]:
     """A projection is split, and no call takes one of the parts."""
-    for node in graph.nodes:
-        if node.operation not in ("Split", "Unstack") or not graph.incoming[node.id]:
+    for node in graph.of_operation("Split", "Unstack"):
+        if not graph.incoming[node.id]:
             continue
         taken = {edge.output for edge in graph.outgoing[node.id]}
         taken |= {number for place, number in graph.outputs if place == node.id}
@@ -116,7 +116,7 @@ def linear_convolutions(graph: Graph) -> Iterator[Note]:
     In a model that has no other nonlinear call before them, that is a mistake.
     """
     pairs: dict[str, str] = {}
-    for node in graph.nodes:
+    for node in graph.of_class(CONVOLUTIONS | {"Dense"}):
         first = _linear_over_norms(graph, node)
         if first is not None:
             width, inner, outer = _widths(graph, first, node)

@@ -82,9 +82,9 @@ def added_twice(graph: Graph) -> Iterator[Note]:
 def joined_with_itself(graph: Graph) -> Iterator[tuple[str, str]]:
     """Features are concatenated with themselves, and a layer with weights takes them."""
     flow = data_flow(graph)
-    for node in graph.nodes:
+    for node in graph.of_class({"Concatenate"}):
         rank = len(node.outputs[0].shape)
-        is_join = node.is_a({"Concatenate"}) and node.config.get("axis", -1) in (-1, rank - 1)
+        is_join = node.config.get("axis", -1) in (-1, rank - 1)
         edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
         parts = {_part_of(graph, (edge.source, edge.output)) for edge in edges}
         if not is_join or len(parts) == len(edges) or any(c.shape for c in node.constants):
@@ -101,9 +101,7 @@ def joined_with_itself(graph: Graph) -> Iterator[tuple[str, str]]:
 def joined_along_positions(graph: Graph) -> Iterator[Note]:
     """Feature maps of one image, or outputs of one sequence, are joined along their positions."""
     places: dict[str, bool] = {}
-    for node in graph.nodes:
-        if not node.is_a({"Concatenate"}):
-            continue
+    for node in graph.of_class({"Concatenate"}):
         edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
         shapes, rank = [edge.tensor.shape for edge in edges], len(node.outputs[0].shape)
         axis = node.config.get("axis", -1)
@@ -365,8 +363,8 @@ def dropout_rate(graph: Graph) -> Iterator[Note]:
     """A dropout leaves out most of its input."""
     places = [
         node.id
-        for node in graph.nodes
-        if node.is_a(DROPOUTS) and (node.config.get("rate") or 0) >= _MOST_DROPPED
+        for node in graph.of_class(DROPOUTS)
+        if (node.config.get("rate") or 0) >= _MOST_DROPPED
     ]
     if places:
         rate = max(graph.node(place).config["rate"] for place in places)
@@ -390,9 +388,8 @@ def always_training(graph: Graph) -> list[str]:
     """A dropout or batch norm is called with training=True in a Functional model."""
     return [
         node.id
-        for node in graph.nodes
-        if node.is_a(DROPOUTS | {"BatchNormalization"})
-        and any(c.port == "training" and c.value is True for c in node.constants)
+        for node in graph.of_class(DROPOUTS | {"BatchNormalization"})
+        if any(c.port == "training" and c.value is True for c in node.constants)
     ]
 
 

@@ -61,12 +61,11 @@ def _unbounded_factors(
     `shape_for` returns the shape of the factor, from that of the features.
     """
     flow = data_flow(graph)
-    for node in graph.nodes:
-        for edge, other in _factors(graph, node):
-            like, maker = other.tensor.shape, past_layout(graph, edge)
-            is_own = is_linear_projection(maker) and flow.depends(maker.id, on=other.source)
-            if is_own and len(like) > 2 and edge.tensor.shape == shape_for(like) != like:
-                yield node.id, maker.id
+    for node, edge, other in _products(graph):
+        like, maker = other.tensor.shape, past_layout(graph, edge)
+        is_own = is_linear_projection(maker) and flow.depends(maker.id, on=other.source)
+        if is_own and len(like) > 2 and edge.tensor.shape == shape_for(like) != like:
+            yield node.id, maker.id
 
 
 @remark_rule(
@@ -78,17 +77,16 @@ def _unbounded_factors(
 def product_for_a_sum(graph: Graph) -> Iterator[tuple[str, str]]:
     """A tensor is multiplied by the output of a sublayer that takes it, and that has no range."""
     flow = data_flow(graph)
-    for node in graph.nodes:
-        for edge, other in _factors(graph, node):
-            maker = past_dropouts(graph, edge)
-            is_alike = len(other.tensor.shape) == 3 and edge.tensor.shape == other.tensor.shape
-            if not is_alike or maker is None or not _has_no_range(maker):
-                continue
-            inside = [graph.node(i) for i in flow.between(other.source, [maker.id])]
-            if any(_divides_by(graph, call, other) for call in inside):
-                continue  # a scale that was taken out before, and is put back
-            if any(is_attention(call) or activation_of(call) in BENT for call in inside):
-                yield node.id, maker.id
+    for node, edge, other in _products(graph):
+        maker = past_dropouts(graph, edge)
+        is_alike = len(other.tensor.shape) == 3 and edge.tensor.shape == other.tensor.shape
+        if not is_alike or maker is None or not _has_no_range(maker):
+            continue
+        inside = [graph.node(i) for i in flow.between(other.source, [maker.id])]
+        if any(_divides_by(graph, call, other) for call in inside):
+            continue  # a scale that was taken out before, and is put back
+        if any(is_attention(call) or activation_of(call) in BENT for call in inside):
+            yield node.id, maker.id
 
 
 def _divides_by(graph: Graph, node: Node, value: Edge) -> bool:
@@ -113,18 +111,17 @@ def _has_no_range(node: Node) -> bool:
 )
 def scale_near_zero(graph: Graph) -> Iterator[tuple[str, str]]:
     """Normalised features are multiplied by the output of a new layer, which is about 0."""
-    for node in graph.nodes:
-        for edge, other in _factors(graph, node):
-            maker, norm = past_layout(graph, edge), past_layout(graph, other)
-            is_new = is_linear_projection(maker) and _begins_at_zero(maker)
-            is_condition = (
-                len(edge.tensor.shape) == len(other.tensor.shape) and 1 in (edge.tensor.shape[1:-1])
-            )
-            is_plain = is_norm(norm) and not norm.parameters
-            takers = [graph.node(e.target) for e in graph.outgoing[node.id]]
-            is_moved = bool(takers) and all(is_additive_merge(taker) for taker in takers)
-            if is_new and is_condition and is_plain and is_moved:
-                yield node.id, maker.id
+    for node, edge, other in _products(graph):
+        maker, norm = past_layout(graph, edge), past_layout(graph, other)
+        is_new = is_linear_projection(maker) and _begins_at_zero(maker)
+        is_condition = (
+            len(edge.tensor.shape) == len(other.tensor.shape) and 1 in edge.tensor.shape[1:-1]
+        )
+        is_plain = is_norm(norm) and not norm.parameters
+        takers = [graph.node(e.target) for e in graph.outgoing[node.id]]
+        is_moved = bool(takers) and all(is_additive_merge(taker) for taker in takers)
+        if is_new and is_condition and is_plain and is_moved:
+            yield node.id, maker.id
 
 
 @remark_rule(
@@ -135,14 +132,14 @@ def scale_near_zero(graph: Graph) -> Iterator[tuple[str, str]]:
 )
 def variance_for_deviation(graph: Graph) -> Iterator[tuple[str, str]]:
     """Something is multiplied by exp(x), and the layer that returns x is named a log variance."""
-    for node in graph.nodes:
+    for node in graph.of_operation("Exp"):
         takers = [graph.node(edge.target) for edge in graph.outgoing[node.id]]
         is_scale = bool(takers) and all(
             taker.is_a({"Multiply"})
             and all(is_additive_merge(graph.node(e.target)) for e in graph.outgoing[taker.id])
             for taker in takers
         )
-        if node.operation == "Exp" and is_scale and not node.constants:
+        if is_scale and not node.constants:
             maker = graph.node(graph.incoming[node.id][0].source)
             maker = walk_back(graph, maker, lambda call: call.is_a(SHAPE_CHANGES | PARTS))
             if maker.has_own_name and _LOG_VARIANCE.search(maker.name):
@@ -156,9 +153,9 @@ def variance_for_deviation(graph: Graph) -> Iterator[tuple[str, str]]:
 )
 def scale_never_below_one(graph: Graph) -> Iterator[tuple[str, str]]:
     """A scale is exp(x), and x is the output of a ReLU."""
-    for node in graph.nodes:
+    for node in graph.of_operation("Exp"):
         takers = [graph.node(edge.target) for edge in graph.outgoing[node.id]]
-        if node.operation != "Exp" or not any(taker.is_a({"Multiply"}) for taker in takers):
+        if not any(taker.is_a({"Multiply"}) for taker in takers):
             continue
         maker = graph.node(graph.incoming[node.id][0].source)
         maker = walk_back(graph, maker, lambda call: call.operation == "Multiply")
@@ -166,12 +163,13 @@ def scale_never_below_one(graph: Graph) -> Iterator[tuple[str, str]]:
             yield node.id, maker.id
 
 
-def _factors(graph: Graph, node: Node) -> Iterator[tuple[Edge, Edge]]:
-    """Yield (factor, other factor) of a product of two tensors, in both orders."""
-    edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
-    if node.is_a({"Multiply"}) and len(edges) == 2 and not node.constants:
-        yield edges[0], edges[1]
-        yield edges[1], edges[0]
+def _products(graph: Graph) -> Iterator[tuple[Node, Edge, Edge]]:
+    """Yield (product, factor, other factor) of products of two tensors, in both orders."""
+    for node in graph.of_class({"Multiply"}):
+        edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
+        if len(edges) == 2 and not node.constants:
+            yield node, edges[0], edges[1]
+            yield node, edges[1], edges[0]
 
 
 def _begins_at_zero(node: Node) -> bool:

@@ -41,7 +41,7 @@ def norm_axes(graph: Graph) -> Iterator[Note]:
     attentions, _, masked = attentions_with_masks(graph)
     is_causal = any(masked[attention.id].causal for attention in attentions)
     places: dict[str, list[str]] = {}
-    for node in graph.nodes:
+    for node in graph.of_class({"GroupNormalization"} | _TOKEN_NORMS):
         if case := _axes_case(graph, node):
             places.setdefault(case, []).append(node.id)
     for case, ids in places.items():
@@ -98,9 +98,9 @@ def batch_norm_axis(graph: Graph) -> Iterator[Note]:
     places: dict[bool, list[str]] = {}
     yield from _batch_norm_of_channels_first(graph)
     is_first = any(node.config.get("data_format") == "channels_first" for node in graph.nodes)
-    for node in graph.nodes if not is_first else ():
+    for node in graph.of_class(CHANNEL_NORMS) if not is_first else ():
         axis = node.config.get("axis", -1)
-        if not (node.is_a(CHANNEL_NORMS) and isinstance(axis, int) and graph.incoming[node.id]):
+        if not (isinstance(axis, int) and graph.incoming[node.id]):
             continue
         origins = axis_origins(graph)[node.id, 0]
         if len(origins) > 2 and kinds(origins[axis]) == {"position"}:
@@ -120,9 +120,9 @@ def batch_norm_axis(graph: Graph) -> Iterator[Note]:
 
 def _batch_norm_of_channels_first(graph: Graph) -> Iterator[Note]:
     places = []
-    for node in graph.nodes:
+    for node in graph.of_class({"BatchNormalization"}):
         axis, edges = node.config.get("axis", -1), graph.incoming[node.id]
-        if node.is_a({"BatchNormalization"}) and isinstance(axis, int) and len(edges) == 1:
+        if isinstance(axis, int) and len(edges) == 1:
             maker = walk_back(graph, graph.node(edges[0].source), _acts_on_numbers)
             is_first = maker.config.get("data_format") == "channels_first"
             if maker.is_a(CONVOLUTIONS) and is_first and axis % len(edges[0].tensor.shape) != 1:
@@ -147,8 +147,8 @@ def norm_momentum(graph: Graph) -> Iterator[Note]:
     """A batch norm forgets its averages at almost every step."""
     places = [
         node.id
-        for node in graph.nodes
-        if node.is_a({"BatchNormalization"}) and (node.config.get("momentum") or 1) <= _MOMENTUM
+        for node in graph.of_class({"BatchNormalization"})
+        if (node.config.get("momentum") or 1) <= _MOMENTUM
     ]
     if places:
         momentum = graph.node(places[0]).config["momentum"]
@@ -180,8 +180,8 @@ def norm_epsilon(graph: Graph) -> Iterator[Note]:
 def norm_of_a_norm(graph: Graph) -> Iterator[Note]:
     """A norm whose only input is the output of another norm of the same axes, used only there."""
     places: list[str] = []
-    for node in graph.nodes:
-        if node.is_a(_TOKEN_NORMS) and graph.incoming[node.id]:
+    for node in graph.of_class(_TOKEN_NORMS):
+        if graph.incoming[node.id]:
             before = past_dropouts(graph, graph.incoming[node.id][0], only=True)
             if before is not None and before.is_a(_TOKEN_NORMS):
                 same = before.config.get("axis") == node.config.get("axis")
@@ -301,8 +301,7 @@ def batch_norm_after_dropout(graph: Graph) -> list[tuple[str, str]]:
     """A batch normalization takes what a dropout returns."""
     return [
         (node.id, edge.source)
-        for node in graph.nodes
-        if node.is_a({"BatchNormalization"})
+        for node in graph.of_class({"BatchNormalization"})
         for edge in graph.incoming[node.id][:1]
         if graph.node(edge.source).is_a({"Dropout"}) and graph.node(edge.source).config.get("rate")
     ]

@@ -29,8 +29,8 @@ _ROOT = "docs.jax.dev/en/latest/faq.html, gradients contain NaN where using wher
 )
 def log_of_softmax(graph: Graph) -> Iterator[tuple[str, str]]:
     """The logarithm of a softmax, which is minus infinity where that is rounded to 0."""
-    for node in graph.nodes:
-        if node.operation == "Log" and len(graph.incoming[node.id]) == 1:
+    for node in graph.of_operation("Log"):
+        if len(graph.incoming[node.id]) == 1:
             before = past_dropouts(graph, graph.incoming[node.id][0])
             if before is not None and activation_of(before) == "softmax":
                 yield node.id, before.id
@@ -44,8 +44,8 @@ def log_of_softmax(graph: Graph) -> Iterator[tuple[str, str]]:
 def log_of_zero(graph: Graph) -> Iterator[tuple[str, str]]:
     """The logarithm of numbers that may be 0: of a ReLU, or of squares of an input."""
     flow = data_flow(graph)
-    for node in graph.nodes:
-        if node.operation not in ("Log", "Log10", "Log2") or len(graph.incoming[node.id]) != 1:
+    for node in graph.of_operation("Log", "Log10", "Log2"):
+        if len(graph.incoming[node.id]) != 1:
             continue
         before = past_dropouts(graph, graph.incoming[node.id][0])
         while before is not None and before.operation in ("Mean", "Sum"):
@@ -77,10 +77,8 @@ def _is_square(graph: Graph, node: Node) -> bool:
 )
 def root_of_zero(graph: Graph) -> Iterator[tuple[str, str]]:
     """The distance of two outputs of the same layers is a root without a small number."""
-    for node in graph.nodes:
-        is_root = node.operation == "Sqrt" or (
-            node.operation == "Norm" and node.config.get("ord") in (None, 2, "fro")
-        )
+    for node in graph.of_operation("Norm", "Sqrt"):
+        is_root = node.operation == "Sqrt" or node.config.get("ord") in (None, 2, "fro")
         if not is_root or len(graph.incoming[node.id]) != 1:
             continue
         before = graph.node(graph.incoming[node.id][0].source)

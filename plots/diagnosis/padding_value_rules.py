@@ -28,7 +28,7 @@ def masking_too_late(graph: Graph) -> Iterator[Note]:
     """Padding is recognised by its value after a call that changes what stands there."""
     tables = Tables(graph, data_flow(graph))
     places: dict[str, str] = {}
-    for node in graph.nodes:
+    for node in graph.of_class({"Equal", "Masking", "NotEqual"}):
         value = _value_of_padding(graph, node)
         if value is not None and (changing := _changing(tables, node, value == 0)):
             places[node.id] = changing

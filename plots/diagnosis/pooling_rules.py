@@ -97,8 +97,8 @@ def mean_over_features(graph: Graph) -> Iterator[Note]:
     mixing = [a.output for a in attentions_with_masks(graph)[0]]
     mixing += [node.id for node in graph.nodes if is_recurrent(node)]
     places = []
-    for node in graph.nodes:
-        axis = _reduced_axis(graph, node) if node.operation in _SUMMARIES else None
+    for node in graph.of_operation(*_SUMMARIES):
+        axis = _reduced_axis(graph, node)
         edges = float_inputs(graph, node)
         if axis != 2 or len(node.outputs[0].shape) != 2 or not edges:
             continue

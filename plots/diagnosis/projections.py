@@ -107,12 +107,16 @@ def past_dropouts(graph: Graph, edge: Edge, only: bool = False) -> Node | None:
     """
     node = graph.node(edge.source)
     while True:
-        takers = len({e.target for e in graph.outgoing[node.id]})
-        if only and (takers > 1 or any(node.id == output for output, _ in graph.outputs)):
+        if only and _is_taken_twice(graph, node):
             return None
         if not node.is_a(KEPT_IN_INFERENCE) or not graph.incoming[node.id]:
             return node
         node = graph.node(graph.incoming[node.id][0].source)
+
+
+def _is_taken_twice(graph: Graph, node: Node) -> bool:
+    takers = len({edge.target for edge in graph.outgoing[node.id]})
+    return takers > 1 or any(node.id == output for output, _ in graph.outputs)
 
 
 def past_layout(graph: Graph, edge: Edge, moves: Set[str] = frozenset()) -> Node:

@@ -73,7 +73,7 @@ def _joins_steps(node: Node) -> bool:
 )
 def last_step_of_both_directions(graph: Graph) -> Iterator[tuple[str, str]]:
     """The last step is taken of the outputs of a bidirectional layer."""
-    for node in graph.nodes:
+    for node in graph.of_operation("GetItem"):
         if step_of(node) == -1 and graph.incoming[node.id]:
             edge = graph.incoming[node.id][0]
             before = past_dropouts(graph, edge)
@@ -90,7 +90,7 @@ def last_step_of_both_directions(graph: Graph) -> Iterator[tuple[str, str]]:
 )
 def first_step(graph: Graph) -> Iterator[tuple[str, str]]:
     """Of the outputs of a layer that goes forwards, only the first step is taken."""
-    for node in graph.nodes:
+    for node in graph.of_operation("GetItem"):
         if step_of(node) == 0 and graph.incoming[node.id]:
             edge = graph.incoming[node.id][0]
             before = past_dropouts(graph, edge, only=True)
@@ -131,10 +131,10 @@ def states_swapped(graph: Graph) -> Iterator[Note]:
 )
 def one_state_for_both(graph: Graph) -> Iterator[tuple[str, str]]:
     """An LSTM begins with one of the two states of another one as both of its states."""
-    for node in graph.nodes:
+    for node in graph.of_class({"LSTM"}):
         begins = [e for e in graph.incoming[node.id] if e.port.startswith("initial_state")]
         values = {(edge.source, edge.output) for edge in begins}
-        is_one = node.is_a({"LSTM"}) and len(begins) == 2 and len(values) == 1
+        is_one = len(begins) == 2 and len(values) == 1
         if is_one and _states_in(graph, begins[0]) in ({"h"}, {"c"}):
             yield node.id, begins[0].source
 
@@ -169,7 +169,7 @@ def step_of(node: Node) -> object:
 def state_of_the_same_sequence(graph: Graph) -> Iterator[str]:
     """A recurrent decoder begins with a summary of the sequence that it reads."""
     flow = data_flow(graph)
-    tables = [node for node in graph.nodes if node.is_a({"Embedding"})]
+    tables = graph.of_class({"Embedding"})
     sizes = {table.config.get("input_dim") for table in tables}
     shapes = {i: graph.node(i).outputs[output].shape for i, output in graph.outputs}
     decodes = [i for i, shape in shapes.items() if len(shape) == 3 and shape[-1] in sizes]

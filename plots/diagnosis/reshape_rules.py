@@ -32,8 +32,8 @@ def heads_and_positions_mixed(graph: Graph) -> Iterator[Note]:
     """A reshape before or after an attention cuts up the positions, and joins them to features."""
     attentions = attentions_with_masks(graph)[0]
     places: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        if node.operation == "Reshape" and _mixes(graph, node) and not _is_skew(graph, node):
+    for node in graph.of_operation("Reshape"):
+        if _mixes(graph, node) and not _is_skew(graph, node):
             before = [a.id for a in attentions if _is_near(graph, node.id, a)]
             if before:
                 places.setdefault(before[0], []).append(node.id)
@@ -107,9 +107,9 @@ def axes_mixed_by_reshape(graph: Graph) -> Iterator[Note]:
     """A reshape cuts an axis at places that do not divide it, and joins the pieces."""
     known = {place for note in heads_and_positions_mixed(graph) for place in note.about}
     places: dict[tuple[Shape, Shape, str], list[str]] = {}
-    for node in graph.nodes:
+    for node in graph.of_operation("Reshape"):
         is_of_weight = not graph.incoming[node.id]
-        if node.operation != "Reshape" or is_of_weight or node.id in known:
+        if is_of_weight or node.id in known:
             continue
         if _is_passed_on(graph, node):
             continue
@@ -142,9 +142,9 @@ def tokens_as_pixels(graph: Graph) -> Iterator[Note]:
     """Tokens of squares of an image become the image by a reshape alone."""
     flow = data_flow(graph)
     places: dict[str, tuple[int, int]] = {}
-    for node in graph.nodes:
+    for node in graph.of_operation("Reshape"):
         edges, after = graph.incoming[node.id], node.outputs[0].shape
-        if node.operation != "Reshape" or not edges or len(after) != 4:
+        if not edges or len(after) != 4:
             continue
         tokens = edges[0].tensor.shape
         for before in map(graph.node, flow.ancestors(node.id)):

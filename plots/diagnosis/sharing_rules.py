@@ -11,7 +11,7 @@ from plots.diagnosis.merge_rules import kind_of
 from plots.diagnosis.projections import projection_behind, up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Graph, Node
-from plots.layers import LINEAR_PROJECTIONS, RECURRENT, is_subtraction
+from plots.layers import LINEAR_PROJECTIONS, RECURRENT
 from plots.traversal import data_flow
 
 _SIAMESE = "Bromley et al. 1993, Signature Verification using a Siamese Time Delay Neural Network"
@@ -66,10 +66,9 @@ def _first_with_the_same_result(graph: Graph) -> dict[str, str]:
 def twins_that_share_nothing(graph: Graph) -> Iterator[Note]:
     """Two equal towers are compared, and each has weights of its own."""
     flow = data_flow(graph)
-    for node in graph.nodes:
+    for node in graph.of_class({"Dot", "Lambda", "Subtract"}):
         edges = [edge for edge in graph.incoming[node.id] if not edge.implicit]
-        compares = node.is_a({"Dot", "Lambda"}) or is_subtraction(node)
-        if len(edges) != 2 or not compares:
+        if len(edges) != 2:
             continue
         towers = [{edge.source, *flow.ancestors(edge.source)} for edge in edges]
         sides = [_tower(graph, tower) for tower in towers]

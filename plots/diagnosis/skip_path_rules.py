@@ -51,8 +51,8 @@ def samples_dropped_whole(graph: Graph) -> list[str]:
     bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
     return [
         node.id
-        for node in graph.nodes
-        if node.is_a({"Dropout"}) and node.id not in bypassed
+        for node in graph.of_class({"Dropout"})
+        if node.id not in bypassed
         for shape in [node.config.get("noise_shape")]
         if isinstance(shape, list | tuple) and len(shape) > 1 and {*shape[1:]} == {1}
     ]

@@ -130,8 +130,8 @@ def _is_reduced_again(graph: Graph, total: Node) -> bool:
 )
 def scores_without_a_softmax(graph: Graph) -> Iterator[tuple[str, str]]:
     """Values are summed with products of queries and keys that no softmax normalises."""
-    for node in graph.nodes:
-        for edge in float_inputs(graph, node) if node.operation in PRODUCTS else ():
+    for node in graph.of_operation(*PRODUCTS):
+        for edge in float_inputs(graph, node):
             scores = _scores_behind(graph, edge)
             if scores is not None and _sums_positions(graph, node, edge):
                 yield node.id, scores.id
