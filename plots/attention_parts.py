@@ -8,7 +8,7 @@ there may be masks, biases, scales, dropouts, transposes and reshapes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -142,7 +142,13 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
     *steps, scores = steps
     if any(softmax_axes(graph, step) for step in steps[1:]):
         return None  # a softmax of the weights of another one
+    weighting, output, values = weighted
     key_axis = softmax_axes(graph, softmax)[-1]
+    totals = totals_of_weights(graph, softmax.id, weighting)
+    if totals and isinstance(axis := totals[0].config.get("axis"), int):
+        taken = [edge.tensor.shape for edge in graph.incoming[totals[0].id]]
+        if taken == [softmax.outputs[0].shape]:  # slot attention: queries compete first
+            key_axis = axis % len(softmax.outputs[0].shape)
     queries_first, query_axes = _roles_in_scores(graph, scores, steps, key_axis)
     query, key = _factors(graph, scores)[:: 1 if queries_first else -1]
     query_axis = query_axes[-1] if query_axes else None
@@ -153,7 +159,6 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
     masking = [step for step in steps if step.operation != "Concatenate"]
     masks = (e for step in masking for e in graph.incoming[step.id] if e.source not in after_scores)
     joins = [step for step in steps if step.operation == "Concatenate"]
-    weighting, output, values = weighted
     return Attention(
         id=softmax.id,
         output=output,
@@ -169,6 +174,20 @@ def _around_softmax(graph: Graph, softmax: Node) -> Attention | None:
         masking=tuple(step.id for step in steps[1:]),
         weighting=tuple(weighting),
     )
+
+
+def totals_of_weights(graph: Graph, softmax: str, weighting: Iterable[Edge]) -> list[Node]:
+    """Return what weights are divided by on their way from the softmax, of what depends on them.
+
+    In slot attention, that is their sum over the axis of the keys.
+    """
+    flow = _value_flow(graph)
+    return [
+        graph.node(edge.source)
+        for before in [*weighting][:-1]
+        for edge in graph.incoming[before.target]
+        if edge.source != before.source and flow.depends(edge.source, on=softmax)
+    ]
 
 
 def _sinks(graph: Graph, join: Node, after_scores: Collection[str]) -> tuple[int, int]:

@@ -153,6 +153,21 @@ def slots():
     return keras.Model(data, layers.Dense(7)(x))
 
 
+def added_slots():
+    """Slot attention with sums in the place of the recurrent cell, and a softmax over slots."""
+    data = keras.Input(SERIES)
+    memory, x = norm(data), Table()(data)
+    key, value, query = (layers.Dense(D) for _ in range(3))
+    keys, values = ops.transpose(key(memory), (0, 2, 1)), value(memory)
+    norms = [layers.LayerNormalization() for _ in range(2)]
+    up, down = layers.Dense(17), layers.Dense(D)
+    for _ in range(3):
+        weights = ops.softmax(ops.matmul(query(norms[0](x)), keys) / D**0.5, axis=1) + 1e-8
+        x = x + ops.matmul(weights / ops.sum(weights, axis=-1, keepdims=True), values)
+        x = x + down(ops.relu(up(norms[1](x))))
+    return keras.Model(data, layers.Dense(7)(x))
+
+
 class Mix(layers.Layer):
     """Trained sums of streams."""
 

@@ -13,6 +13,7 @@ from described_models import (
     PositionalAttentionEncoder,
     TransformerDecoder,
     adapted,
+    added_slots,
     cait,
     captioner,
     channel_attention,
@@ -235,6 +236,7 @@ DESCRIBED = {
         r"^Post-norm Transformer encoder: 3 blocks with 6 residual paths; .*3 calls of 1 "
         r"attention layer.*learned positions",
     ),
+    "slots that are added to": (added_slots, r"^(?!.*self-attention).*cross-attention"),
     "slot attention": (slots, NOT_TRANSFORMER + r".*2 residual paths, 2 attentions"),
     "hyper-connections": (hyper, r"^(?!.*no skip paths).*causal self-attention"),
     "highway attention": (highway_attention, r"^(?!.*(residual path))"),

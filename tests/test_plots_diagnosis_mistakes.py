@@ -115,6 +115,13 @@ from mistaken_models import (
     too_few_rows,
     unmixed_values,
 )
+from mistaken_pairs import (
+    cross_attention_by_name,
+    one_layer_apart,
+    positions_twice,
+    scores_over_time,
+    softmax_over_columns,
+)
 from mistaken_parts import (
     dropout_on_probabilities,
     embedding_of_one_hot_vectors,
@@ -298,6 +305,11 @@ MISTAKES = {
     "linear feed-forward": Mistake(linear_feedforward, "No activation between"),
     "three linear layers": Mistake(linear_layers_in_series, "No activation between"),
     "dropout on the stream": Mistake(dropout_on_the_stream, "residual stream", "remark"),
+    "softmax over columns": Mistake(softmax_over_columns, "over one axis of several positions"),
+    "scores over time": Mistake(scores_over_time, "over the positions", "remark"),
+    "one layer apart": Mistake(one_layer_apart, "share all layers but some"),
+    "cross-attention by name": Mistake(cross_attention_by_name, "by name alone"),
+    "positions twice": Mistake(positions_twice, "positions are added 2 times"),
     "one vector for all positions": Mistake(one_vector_for_all_positions, "at every position"),
     "rotated queries": Mistake(rotations, "on the queries alone"),
     "rotations by heads": Mistake(rotations, "index of the head", wrong="heads"),

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from model_bricks import TOKENS, D, T, attend, causal, embedded, ffn, ids, norm, pre
+from model_bricks import TOKENS, D, T, Table, attend, by_hand, causal, embedded, ffn, ids, norm, pre
 
 import plots
 
@@ -314,3 +314,48 @@ def test_the_rounding_of_a_fourier_transform_is_no_look_at_the_future():
     model = keras.Model(x, layers.Dense(TOKENS)(norm(y)))
     assert findings_of(model) == []
     assert [c.verdict for c in plots.check(model) if c.property == "causality"] == ["causal"]
+
+
+def test_an_input_that_only_masks_is_of_the_sequence_that_it_masks_in_every_block():
+    """Such as the number of the graph that a node is part of, in a batch of joined graphs."""
+    nodes, number = keras.Input((T, D)), keras.Input((T,), dtype="int32")
+    same = ops.equal(ops.expand_dims(number, 1), ops.expand_dims(number, 2))
+    hidden = ops.where(same, 0.0, -1e9)
+    y = layers.Dense(D)(nodes)
+    for _ in range(2):
+        y = pre(y, lambda y: by_hand(y, lambda scores: scores + hidden))
+        y = pre(y, ffn)
+    assert findings_of(keras.Model([nodes, number], layers.Dense(7)(norm(y)))) == []
+
+
+def test_features_that_are_chosen_from_the_input_again_need_no_skip_path():
+    """The steps of a TabNet mask the table anew, read it, and add to what the others decide."""
+    table = keras.Input((31,))
+    shared = layers.Dense(22, use_bias=False)
+
+    def read(x):
+        y = ops.relu(shared(x))
+        return y + ops.relu(layers.Dense(22)(y))
+
+    y, decisions = read(table), []
+    for _ in range(3):
+        y = read(table * ops.softmax(layers.Dense(31, use_bias=False)(y)))
+        decisions.append(ops.relu(y))
+    assert findings_of(keras.Model(table, layers.Dense(3)(layers.Add()(decisions)))) == []
+
+
+def test_the_first_attention_of_latent_vectors_needs_no_norm():
+    series = keras.Input((T, D))
+    x = Table()(series)
+    x = x + attend(x, layers.Dense(D)(series))
+    for f in (ffn, attend, ffn):
+        x = pre(x, f)
+    assert findings_of(keras.Model(series, layers.Dense(7)(norm(x)))) == []
+
+
+def test_a_head_for_each_of_two_towers_is_meant():
+    first, second = keras.Input((5,)), keras.Input((5,))
+    begin, middle = layers.Dense(11, activation="tanh"), layers.Dense(17, activation="tanh")
+    heads = [layers.Dense(3)(middle(begin(x))) for x in (first, second)]
+    model = keras.Model([first, second], layers.Dot(-1)(heads))
+    assert findings_of(model) == []

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from plots.annotations import Note, shape_text
-from plots.attention_parts import Attention, permutation
+from plots.attention_parts import Attention, permutation, totals_of_weights
 from plots.attentions import attentions_with_masks
 from plots.axes.rules import EQUATIONS, equation_of
 from plots.axes.unions import CallWithAxes
@@ -42,8 +42,8 @@ _AXES = "numpy.org/doc/stable/reference/generated/numpy.einsum.html"
 def softmax_axis(graph: Graph) -> Iterator[Note]:
     """The softmax is over one axis of the scores, and the sum of the values over another."""
     for attention in attentions_with_masks(graph)[0]:
-        if attention.is_one_call or _is_normalised_again(graph, attention):
-            continue
+        if attention.is_one_call or totals_of_weights(graph, attention.id, attention.weighting):
+            continue  # as in slot attention
         softmax = graph.node(attention.id)
         shape, over = softmax.outputs[0].shape, set(softmax_axes(graph, softmax))
         summed = _summed_axes(graph, attention)
@@ -82,16 +82,6 @@ def softmax_axis(graph: Graph) -> Iterator[Note]:
                 f"values. Set axis={max(own) - len(shape)}.",
                 f"{_VASWANI}.1",
             )
-
-
-def _is_normalised_again(graph: Graph, attention: Attention) -> bool:
-    """Return whether the weights are divided by a sum of theirs, as in slot attention."""
-    reached = reachability(graph)
-    return any(
-        edge.source != before.source and reached.depends(edge.source, on=attention.id)
-        for before in attention.weighting[:-1]
-        for edge in graph.incoming[before.target]
-    )
 
 
 def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int]] | None:

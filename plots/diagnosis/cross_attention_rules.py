@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from plots.annotations import Note
@@ -25,6 +26,7 @@ from plots.traversal import Reachability, data_flow
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 _ORDER = "Keras API, MultiHeadAttention: call(query, value, key=None)"
+_CROSS = re.compile(r"(?<!criss)(?<!criss_)cross_?att|enc(oder)?_?dec(oder)?_?att", re.IGNORECASE)
 
 
 @finding_rule(
@@ -77,6 +79,35 @@ def joined_with_its_memory(graph: Graph) -> Iterator[tuple[str, str]]:
                 joined = _positions_of(graph, others[0].source, others[0].output)
                 if joined and joined <= memory:
                     yield attention.id, merge.id
+
+
+@finding_rule(
+    "A cross-attention by name alone: {places:take} queries, keys and values from one tensor, that "
+    "of {others}, so nothing is read from another sequence. Take the memory as keys and values: "
+    "attention(x, memory).",
+    _VASWANI,
+)
+def cross_attention_by_name(graph: Graph) -> Iterator[tuple[str, str]]:
+    """An attention is named a cross-attention, and attends to the tensor of its queries.
+
+    Criss-cross attention is within one image.
+    """
+    for attention in attentions_with_masks(graph)[0]:
+        node = graph.node(attention.id)
+        name = f"{node.namespace}.{node.label}" if node.has_own_name else node.namespace
+        if not _CROSS.search(name.rpartition(".")[2] or name):
+            continue
+        ends = (attention.query, *attention.keys)
+        taken = {_taken_by(graph, attention, end) for end in ends}
+        if len(taken) == 1 and graph.inputs[1:]:
+            yield attention.id, taken.pop()[0]
+
+
+def _taken_by(graph: Graph, attention: Attention, end: Edge) -> tuple[str, int]:
+    """Return the call and output whose vectors queries or keys are, or are projected from."""
+    projection = None if attention.is_one_call else projection_behind(graph, end)
+    edge = end if projection is None else projection.source
+    return edge.source, edge.output
 
 
 def _positions_of(graph: Graph, node_id: str, output: int) -> frozenset[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from plots.annotations import Note, shape_text
 from plots.diagnosis.activations import CLIPPED, activation_of, last_call
+from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import KEPT_IN_INFERENCE, past_dropouts
 from plots.diagnosis.rules import (
     diagnosis_rule,
@@ -16,11 +17,20 @@ from plots.diagnosis.rules import (
     remark_rule,
 )
 from plots.graph import Graph
-from plots.layers import LINEAR_PROJECTIONS, is_identity_like, is_linear_projection, is_norm
+from plots.layers import (
+    LINEAR_PROJECTIONS,
+    SHAPE_CHANGES,
+    TRANSPOSITIONS,
+    is_identity_like,
+    is_linear_projection,
+    is_norm,
+    is_softmax,
+)
 from plots.softmaxes import softmax_axes
 from plots.traversal import walk_back
 
 _SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 6.2.2.3"
+_MOVES = SHAPE_CHANGES | TRANSPOSITIONS
 _PROBABILITIES = ("sigmoid", "softmax")
 _NEVER_NEGATIVE = {"Abs", "Absolute", "Exp", "Norm", "Softplus", "Sqrt", "Square"}
 _DROPPED = "Srivastava et al. 2014, Dropout, section 4"
@@ -144,6 +154,37 @@ def softmax_over_one(graph: Graph) -> Iterator[Note]:
                 "trained through it. Take another axis; for one unit, take a sigmoid.",
                 _SOFTMAX,
             )
+
+
+@diagnosis_rule("softmax_over_positions")
+def softmax_over_positions(graph: Graph) -> Iterator[Note]:
+    """The scores of several classes for each position go through a softmax over positions.
+
+    Over all positions it may be meant: where a span starts and ends, or where keypoints are.
+    """
+    losses = dict(zip(graph.outputs, graph.losses, strict=False))
+    for place in graph.outputs:
+        softmax, loss = last_call(graph, place[0], _MOVES), losses.get(place)
+        axes, edges = softmax_axes(graph, softmax), graph.incoming[softmax.id]
+        is_judged = loss is not None and "categorical" in loss.class_name.lower()
+        if not is_softmax(softmax) or len(axes) != 1 or len(edges) != 1 or is_judged:
+            continue
+        is_projected = is_linear_projection(last_call(graph, edges[0].source, _MOVES))
+        shape, origins = softmax.outputs[0].shape, axis_origins(graph)[softmax.id, 0]
+        of_axes = [kinds(origin) for origin in origins]
+        classes = [k for k, own in enumerate(of_axes) if own == {"feature"} and shape[k] != 1]
+        if not is_projected or len(classes) != 1 or of_axes[axes[0]] != {"position"}:
+            continue
+        number = of_axes.count({"position"})
+        yield (finding if number > 1 else remark)(
+            [softmax.id],
+            f"A softmax over {'one axis of several' if number > 1 else 'the'} positions: "
+            f"{named(graph, [softmax.id])} has the shape {shape_text(shape)}, and its outputs sum "
+            f"to 1 over axis {axes[0]}, so those of the {shape[classes[0]]} classes of a position, "
+            f"axis {classes[0]}, do not. Set axis={classes[0]}, unless a choice of positions is "
+            "meant.",
+            _SOFTMAX,
+        )
 
 
 @diagnosis_rule("norm_on_logits")

@@ -18,7 +18,7 @@ from plots.layers import is_attention, is_identity_like, is_linear_projection
 from plots.norms import normalises
 from plots.skips import past_identities
 from plots.streams import Stream, residual_streams
-from plots.traversal import Reachability, once_per_graph, reachability
+from plots.traversal import Reachability, data_flow, once_per_graph, reachability
 
 NormStyle = Literal["pre", "post", "none", "both"]
 
@@ -163,12 +163,18 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
         if is_step or _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         if not _is_normed_at_its_end(graph, stream):
-            yield finding(
+            yield (remark if _is_loop(graph, stream) else finding)(
                 [end],
                 f"A pre-norm stream without a final norm, from {named(graph, [end])} on: its "
                 "output is the sum of all sublayers, which grows with the depth.",
                 f"{_XIONG} (b); {_GPT_2}",
             )
+
+
+def _is_loop(graph: Graph, stream: Stream) -> bool:
+    """Return whether all sublayers are calls of the same layers, as those of slot attention are."""
+    weights = [node for node in map(graph.node, stream.bypassed) if node.parameters]
+    return bool(weights) and all(node.layer in graph.ties for node in weights)
 
 
 def _is_normed_at_its_end(graph: Graph, stream: Stream) -> bool:
@@ -265,6 +271,8 @@ def _styles(graph: Graph, stream: Stream) -> list[NormStyle | None]:
             styles[k] = None
     if styles[0] == "none" and begins_at_a_norm(graph, stream.paths[0]):
         styles[0] = None  # it reads normalized embeddings, as in ModernBERT
+    elif styles[0] == "none" and not data_flow(graph).depends_on_input(stream.root):
+        styles[0] = None  # it begins with trained vectors, the latents of a Perceiver
     if styles[-1] == "post" and _is_linear(graph, stream.paths[-1]) and "pre" in styles:
         styles[-1] = None
     if styles[-1] == "post" and "none" in styles and styles.count("post") == 1:

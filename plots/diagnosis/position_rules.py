@@ -20,7 +20,7 @@ from plots.diagnosis.rules import (
     remark_rule,
 )
 from plots.graph import Constant, Edge, Graph, Node
-from plots.layers import RECURRENT, is_additive_merge
+from plots.layers import POSITIONS_TRAIT, RECURRENT, is_additive_merge
 from plots.positions import Tables, is_trained, kinds_of_positions
 from plots.traversal import data_flow
 
@@ -29,6 +29,7 @@ _ROPE = "Su et al. 2021, RoFormer, section 3.2"
 _VIT = "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, section 3.1"
 _SWIN = "Liu et al. 2021, Swin Transformer, section 3.2, figure 4"
 _ADDED = {"fixed", "learned", "sinusoidal"}
+_ADDED_TRAITS = {f"{kind}{POSITIONS_TRAIT}" for kind in _ADDED}
 _MIXERS = RECURRENT | {"Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D"}
 _EVERY_STEP = "Dehghani et al. 2019, Universal Transformers, section 2.1, does it on purpose"
 
@@ -162,13 +163,18 @@ def _turned_along(graph: Graph, tables: Tables, end: Edge) -> Counter[Kind]:
 
 @diagnosis_rule("positions_again")
 def positions_again(graph: Graph) -> Iterator[Note]:
-    """The same positions are added to a stream again and again."""
+    """The same positions are added to a stream again and again.
+
+    Twice in a row, with no weights between the sums, it is a mistake.
+    """
     flow = data_flow(graph)
     tables = Tables(graph, flow)
     inside = {i for path in graph.skip_paths for i in path.bypassed}
     added: dict[object, list[str]] = {}
     for node in graph.nodes:
-        if is_additive_merge(node) and len(node.outputs[0].shape) == 3 and node.id not in inside:
+        if any(trait in _ADDED_TRAITS for trait in node.traits) and node.id not in inside:
+            added.setdefault(node.layer, []).append(node.id)
+        elif is_additive_merge(node) and len(node.outputs[0].shape) == 3 and node.id not in inside:
             operand = tables.positions_in(node)
             edges = graph.incoming[node.id]
             known = [e for e in edges if (e.source, e.output) in added]  # they are in the stream
@@ -178,8 +184,11 @@ def positions_again(graph: Graph) -> Iterator[Note]:
                 added.setdefault((edge.source, edge.output), []).append(node.id)
     for places in added.values():
         again = [place for place in places[1:] if flow.depends(place, on=places[0])]
+        in_a_row = bool(again) and not any(
+            graph.node(i).parameters for i in flow.between(places[0], again[:1]) if i not in places
+        )
         if again:
-            yield remark(
+            yield (finding if in_a_row else remark)(
                 [places[0], *again],
                 f"The same positions are added {len(again) + 1} times to one stream: first at "
                 f"{named(graph, places[:1])}, and again at {named(graph, again)}. The skip paths "

@@ -365,7 +365,13 @@ def _masked_sequences(
     """
     sequences: dict[str, set[str]] = {node_id: {node_id} for node_id in graph.inputs}
     keys = {a.id: _inputs(graph, sources(_key_origin(graph, a))) for a in attentions}
-    attended = set[str]().union(*keys.values())
+    by_key = data_flow(graph, without=(edge.id for a in attentions for edge in a.masks))
+    attended = {
+        node_id
+        for a in attentions
+        for node_id in keys[a.id]
+        if any(key.source == node_id or by_key.depends(key.source, on=node_id) for key in a.keys)
+    }
     for attention in attentions:
         for edge in attention.masks:
             axes = _axes_of_mask(graph, attention, edge)

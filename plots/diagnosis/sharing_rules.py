@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks
@@ -11,7 +11,7 @@ from plots.diagnosis.merge_rules import kind_of
 from plots.diagnosis.projections import projection_behind, up_to_weights
 from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
 from plots.graph import Graph, Node
-from plots.layers import LINEAR_PROJECTIONS, RECURRENT
+from plots.layers import LINEAR_PROJECTIONS, RECURRENT, is_norm
 from plots.traversal import data_flow
 
 _SIAMESE = "Bromley et al. 1993, Signature Verification using a Siamese Time Delay Neural Network"
@@ -84,6 +84,29 @@ def twins_that_share_nothing(graph: Graph) -> Iterator[Note]:
                 "two kinds of things, such as users and items, have their own.",
                 _SIAMESE,
             )
+        elif is_twin and (apart := _apart_between_shared(graph, towers)):
+            yield finding(
+                [*apart, node.id],
+                f"Twins that share all layers but some: {named(graph, [node.id])} compares the "
+                f"outputs of two towers of the same layers, called twice, but for "
+                f"{named(graph, apart)}, which are in the same place, with weights of their own. "
+                "Call one of them in both towers.",
+                _SIAMESE,
+            )
+
+
+def _apart_between_shared(graph: Graph, towers: Sequence[Collection[str]]) -> list[str]:
+    """Return the calls with weights of their own, if shared layers are before and after them all.
+
+    Norms may be apart on purpose, each with the statistics of one kind of input.
+    """
+    trained = [[n for n in graph.nodes if n.id in tower and n.parameters] for tower in towers]
+    pairs = list(zip(*trained, strict=True))
+    apart = [k for k, (one, other) in enumerate(pairs) if one.layer != other.layer]
+    if not apart or apart[0] == 0 or apart[-1] == len(pairs) - 1 or 2 * len(apart) > len(pairs):
+        return []
+    calls = [node for k in apart for node in pairs[k]]
+    return [] if all(map(is_norm, calls)) else [node.id for node in calls]
 
 
 def _tower(graph: Graph, inside: Collection[str]) -> list[object]:

@@ -79,7 +79,11 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
     if lacking <= bypassed:
         return
     along = position_flow(graph, attentions)
-    around_them = {i for i in lacking - bypassed if has_way_around(graph, along, i)}
+    around_them = {
+        i
+        for i in lacking - bypassed
+        if has_way_around(graph, along if len(graph.node(i).outputs[0].shape) > 2 else flow, i)
+    }
     places = sorted(lacking - bypassed - around_them, key=graph.index.__getitem__)
     if places:
         around = find_namespaces(graph)
