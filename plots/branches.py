@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from plots.annotations import SkipPath
-from plots.graph import Graph, Node
+from plots.graph import Graph, Node, once_per_call
 from plots.layers import (
     PARTS,
     PRODUCTS,
@@ -311,11 +311,13 @@ def _axes(node: Node, rank: int) -> list[int] | None:
     return order
 
 
+@once_per_call
 def keeps_values(node: Node) -> bool:
     """Return whether a call returns values of its input, maybe in another shape."""
     return is_identity_like(node) or is_rearrangement(node)
 
 
+@once_per_call
 def _only_mixes(node: Node) -> bool:
     """Whether a call scales, adds up or joins its inputs, as in x + a * (shifted(x) - x)."""
     return is_learned_scale(node) or is_signed_merge(node) or node.is_a({"Concatenate"})

@@ -451,9 +451,13 @@ class Graph:
             KeyError: if the graph has none.
         """
         try:
-            return self.nodes[self.index[node_id]]
+            return self._by_id[node_id]
         except KeyError:
             raise KeyError(f"the graph {self.name!r} has no node with id {node_id!r}") from None
+
+    @cached_property
+    def _by_id(self) -> Mapping[str, Node]:
+        return {node.id: node for node in self.nodes}
 
     def of_class(self, class_names: Set[str]) -> list[Node]:
         """Return the calls for which `Node.is_a` some classes, in order."""

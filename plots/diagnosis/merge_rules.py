@@ -206,8 +206,8 @@ def terms_of(graph: Graph, merge: Node) -> Iterator[tuple[str, int]]:
         node = past_dropouts(graph, edge)
         if node is None:
             continue
-        is_only = past_dropouts(graph, edge, only=True) is not None
-        if is_only and is_additive_merge(node) and merge_sign(node) and is_additive_merge(merge):
+        is_sum = is_additive_merge(node) and merge_sign(node) and is_additive_merge(merge)
+        if is_sum and past_dropouts(graph, edge, only=True) is not None:
             yield from terms_of(graph, node)
         else:
             yield node.id, edge.output if node.id == edge.source else 0

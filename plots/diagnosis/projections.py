@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
-from plots.graph import Edge, Graph, Node
+from plots.graph import Edge, Graph, Node, once_per_call
 from plots.layers import (
     DROPOUTS,
     LINEAR_PROJECTIONS,
@@ -105,18 +105,24 @@ def past_dropouts(graph: Graph, edge: Edge, only: bool = False) -> Node | None:
         edge: The edge of the tensor.
         only: Whether to return None if another call takes the tensor as well.
     """
-    node = graph.node(edge.source)
-    while True:
-        if only and _is_taken_twice(graph, node):
-            return None
-        if not node.is_a(KEPT_IN_INFERENCE) or not graph.incoming[node.id]:
+    node, several = graph.node(edge.source), _taken_by_several(graph) if only else frozenset()
+    while node.id not in several:
+        if not _is_kept_in_inference(node) or not graph.incoming[node.id]:
             return node
         node = graph.node(graph.incoming[node.id][0].source)
+    return None
 
 
-def _is_taken_twice(graph: Graph, node: Node) -> bool:
-    takers = len({edge.target for edge in graph.outgoing[node.id]})
-    return takers > 1 or any(node.id == output for output, _ in graph.outputs)
+@once_per_call
+def _is_kept_in_inference(node: Node) -> bool:
+    return node.is_a(KEPT_IN_INFERENCE)
+
+
+@once_per_graph
+def _taken_by_several(graph: Graph) -> frozenset[str]:
+    """Return the calls that several calls take, and the outputs of the model."""
+    takers = ((i, {edge.target for edge in edges}) for i, edges in graph.outgoing.items())
+    return frozenset([*(i for i, found in takers if len(found) > 1), *dict(graph.outputs)])
 
 
 def past_layout(graph: Graph, edge: Edge, moves: Set[str] = frozenset()) -> Node:
