@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from plots.annotations import SkipPath
-from plots.graph import Graph, Node, once_per_call
+from plots.asked import once_per_call
+from plots.graph import Graph, Node
 from plots.layers import (
     PARTS,
     PRODUCTS,

@@ -12,11 +12,12 @@ import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from functools import cached_property, wraps
+from functools import cached_property
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from plots.annotations import Declaration, Note, Overlay, Quantity, SkipPath
+from plots.asked import Asked
 from plots.graph_json import check_graph, read_value
 
 FORMAT = "functional graph"
@@ -94,15 +95,8 @@ def namespace_of(name: str) -> str:
     return ".".join(parts[: max(last, 0)])
 
 
-class _Asked:
-    """What `once_per_call` has found out about a call."""
-
-    __slots__ = ("_found",)
-    _found: dict[Callable[[Any], Any], Any]
-
-
 @dataclass(frozen=True, slots=True)
-class Node(_Asked):
+class Node(Asked):
     """One call of a layer, operation or closed model.
 
     Attributes:
@@ -214,7 +208,7 @@ class Node(_Asked):
         # The name of a registered function starts with its package: "my_package>swish".
         return str(activation).rpartition(">")[2] if activation is not None else None
 
-    def is_a(self, class_names: frozenset[str] | set[str]) -> bool:
+    def is_a(self, class_names: Set[str]) -> bool:
         """Whether its class or a base class is in `class_names`, and computes what they do.
 
         A class that defines `call` anew may compute anything, but for what it declares to be like.
@@ -224,31 +218,6 @@ class Node(_Asked):
             after = self.bases[self.bases.index(like) :] if like in self.bases else (like,)
             return not class_names.isdisjoint(after)
         return self.class_name in class_names or not class_names.isdisjoint(self.bases)
-
-
-Answer = TypeVar("Answer")
-
-
-def once_per_call(question: Callable[[Node], Answer]) -> Callable[[Node], Answer]:
-    """Decorator for functions of a call, such as `is_norm`: the answer is kept with the call.
-
-    All rules ask the same questions about the same calls. Graphs that a plugin returns have the
-    calls of the graph that it was given, and so their answers.
-    """
-
-    @wraps(question)
-    def kept(node: Node) -> Answer:
-        try:
-            known: Answer = node._found[question]
-            return known
-        except AttributeError:
-            object.__setattr__(node, "_found", {})
-        except KeyError:
-            pass
-        answer = node._found[question] = question(node)
-        return answer
-
-    return kept
 
 
 @dataclass(frozen=True, slots=True)

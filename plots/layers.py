@@ -41,7 +41,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from plots.annotations import Declaration
-from plots.graph import Node, once_per_call
+from plots.asked import once_per_call
+from plots.graph import Node
 
 ROLES = {
     "add": "adds up its inputs",

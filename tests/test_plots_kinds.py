@@ -10,7 +10,7 @@ from keras import layers, ops
 
 import plots
 from plots import layers as kinds
-from plots.graph import once_per_call
+from plots.asked import once_per_call
 
 LENGTH, WIDTH = 7, 6
 MEAN = {"axis": -1, "keepdims": True}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from plots.graph import Graph, Node, once_per_call
+from plots.asked import once_per_call
+from plots.graph import Graph, Node
 from plots.layers import (
     LINEAR_PROJECTIONS,
     SHAPE_CHANGES,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
-from plots.graph import Edge, Graph, Node, once_per_call
+from plots.asked import once_per_call
+from plots.graph import Edge, Graph, Node
 from plots.layers import (
     DROPOUTS,
     LINEAR_PROJECTIONS,
