@@ -34,12 +34,6 @@ def softmax_over_columns(wrong):
     return of_image(model)
 
 
-def scores_over_time(wrong):
-    x = ids()
-    scores = layers.Dense(CLASSES)(stacked(embedded(x), attend, ffn))
-    return keras.Model(x, ops.softmax(scores, axis=1 if wrong else -1))
-
-
 def one_layer_apart(wrong):
     first, second = keras.Input((5,)), keras.Input((5,))
     begin, middle, end = (layers.Dense(n, activation="tanh") for n in (11, 17, 3))

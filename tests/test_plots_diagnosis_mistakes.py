@@ -119,7 +119,6 @@ from mistaken_pairs import (
     cross_attention_by_name,
     one_layer_apart,
     positions_twice,
-    scores_over_time,
     softmax_over_columns,
 )
 from mistaken_parts import (
@@ -305,8 +304,7 @@ MISTAKES = {
     "linear feed-forward": Mistake(linear_feedforward, "No activation between"),
     "three linear layers": Mistake(linear_layers_in_series, "No activation between"),
     "dropout on the stream": Mistake(dropout_on_the_stream, "residual stream", "remark"),
-    "softmax over columns": Mistake(softmax_over_columns, "over one axis of several positions"),
-    "scores over time": Mistake(scores_over_time, "over the positions", "remark"),
+    "softmax over columns": Mistake(softmax_over_columns, "over one side of a map"),
     "one layer apart": Mistake(one_layer_apart, "share all layers but some"),
     "cross-attention by name": Mistake(cross_attention_by_name, "by name alone"),
     "positions twice": Mistake(positions_twice, "positions are added 2 times"),

@@ -156,11 +156,11 @@ def softmax_over_one(graph: Graph) -> Iterator[Note]:
             )
 
 
-@diagnosis_rule("softmax_over_positions")
-def softmax_over_positions(graph: Graph) -> Iterator[Note]:
-    """The scores of several classes for each position go through a softmax over positions.
+@diagnosis_rule("softmax_over_rows_or_columns")
+def softmax_over_rows_or_columns(graph: Graph) -> Iterator[Note]:
+    """The scores of several classes for each place of a map go through a softmax over one side.
 
-    Over all positions it may be meant: where a span starts and ends, or where keypoints are.
+    A softmax over all positions may be meant: where a span starts and ends, or where keypoints are.
     """
     losses = dict(zip(graph.outputs, graph.losses, strict=False))
     for place in graph.outputs:
@@ -169,22 +169,20 @@ def softmax_over_positions(graph: Graph) -> Iterator[Note]:
         is_judged = loss is not None and "categorical" in loss.class_name.lower()
         if not is_softmax(softmax) or len(axes) != 1 or len(edges) != 1 or is_judged:
             continue
-        is_projected = is_linear_projection(last_call(graph, edges[0].source, _MOVES))
-        shape, origins = softmax.outputs[0].shape, axis_origins(graph)[softmax.id, 0]
-        of_axes = [kinds(origin) for origin in origins]
+        of_axes = [kinds(origin) for origin in axis_origins(graph)[softmax.id, 0]]
+        shape = softmax.outputs[0].shape
         classes = [k for k, own in enumerate(of_axes) if own == {"feature"} and shape[k] != 1]
-        if not is_projected or len(classes) != 1 or of_axes[axes[0]] != {"position"}:
-            continue
-        number = of_axes.count({"position"})
-        yield (finding if number > 1 else remark)(
-            [softmax.id],
-            f"A softmax over {'one axis of several' if number > 1 else 'the'} positions: "
-            f"{named(graph, [softmax.id])} has the shape {shape_text(shape)}, and its outputs sum "
-            f"to 1 over axis {axes[0]}, so those of the {shape[classes[0]]} classes of a position, "
-            f"axis {classes[0]}, do not. Set axis={classes[0]}, unless a choice of positions is "
-            "meant.",
-            _SOFTMAX,
-        )
+        is_side = of_axes[axes[0]] == {"position"} and of_axes.count({"position"}) > 1
+        before = last_call(graph, edges[0].source, _MOVES)
+        if is_side and len(classes) == 1 and is_linear_projection(before):
+            yield finding(
+                [softmax.id],
+                f"A softmax over one side of a map: {named(graph, [softmax.id])} has the shape "
+                f"{shape_text(shape)}, and its outputs sum to 1 over axis {axes[0]}, so those of "
+                f"the {shape[classes[0]]} classes of a place, axis {classes[0]}, do not. Set "
+                f"axis={classes[0]}.",
+                _SOFTMAX,
+            )
 
 
 @diagnosis_rule("norm_on_logits")
