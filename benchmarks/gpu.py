@@ -56,6 +56,10 @@ PEAKS = {
 
 NO_END = -1
 NEW_TOKENS = 256
+BATCH_SIZES = (64, 32, 16, 8, 4)
+"""Batch sizes of `gpt2_small` that are tried, until one fits."""
+OUT_OF_MEMORY = 3
+"""Exit code of a part that needs more memory than the device has."""
 
 
 def nanogpt(vocabulary_size: int, quick: bool) -> tuple[builders.TransformerSpec, Recipe]:
@@ -299,13 +303,14 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "torch": run_torch,
     "generation": run_generation,
 }
+TRAINS = ("training", "unfused", "torch")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path, help="a text file, such as tinyshakespeare's input.txt")
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="batch size of gpt2_small; default: 32"
+        "--batch-size", type=int, help="batch size of gpt2_small; default: the largest that fits"
     )
     parser.add_argument("--peak-tflops", type=float, help="dense bfloat16 peak of the device")
     parser.add_argument("--peak-bandwidth", type=float, help="memory bandwidth in TB/s")
@@ -315,24 +320,42 @@ def main() -> None:
     options = parser.parse_args()
 
     if options.part:
-        options.device = device_name(options.part)
-        print(f"device {options.device}", flush=True)
-        PARTS[options.part](options)
+        run_part(options)
         return
     # This process asks for no device: JAX would take most of its memory.
     print(f"backend {keras.backend.backend()}, Keras {keras.version()}", flush=True)
-    failed = []
     if "torch" in options.only and importlib.util.find_spec("torch") is None:
         print("torch: PyTorch is not installed, so there is nothing to compare with", flush=True)
         options.only.remove("torch")
+    sizes = [options.batch_size] if options.batch_size else [*BATCH_SIZES]
+    failed = []
     for part in options.only:
         start = time.time()
-        command = [sys.executable, __file__, *sys.argv[1:], "--part", part]
-        if subprocess.run(command, check=False).returncode:
-            failed.append(part)
+        code = run_in_a_process(part, sizes[0])
+        while code == OUT_OF_MEMORY and part in TRAINS and sizes[1:]:
+            print(f"  {part}: a batch of {sizes.pop(0)} does not fit", flush=True)
+            code = run_in_a_process(part, sizes[0])
+        failed += [part] if code else []
         print(f"  {part}: {time.time() - start:.0f} s in all", flush=True)
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; for less memory, give a smaller --batch-size")
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def run_part(options: argparse.Namespace) -> None:
+    options.device = device_name(options.part)
+    print(f"device {options.device}", flush=True)
+    try:
+        PARTS[options.part](options)
+    except Exception as error:
+        if not any(text in str(error).lower() for text in ("resource_exhausted", "out of memory")):
+            raise
+        sys.exit(OUT_OF_MEMORY)
+
+
+def run_in_a_process(part: str, batch_size: int) -> int:
+    """Run a part with the options of this process, and return its exit code."""
+    more = ["--part", part, "--batch-size", str(batch_size)]
+    return subprocess.run([sys.executable, __file__, *sys.argv[1:], *more], check=False).returncode
 
 
 if __name__ == "__main__":
