@@ -30,8 +30,8 @@ does not inherit the declaration, and declares anew (`graph_declaration = Base.g
 where it still holds).
 
 Calls of layers that declare no role have a kind by their class or a base class of it. The sets hold
-class names, so that no Keras has to be imported, and can be extended:
-`layers.IDENTITY_LIKE.add("TheirNoise")`.
+class names, so that no Keras has to be imported, and can be extended before a model is read:
+`layers.IDENTITY_LIKE.add("TheirNoise")`. What was found out about a call is kept with it.
 """
 
 from __future__ import annotations

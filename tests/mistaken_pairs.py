@@ -6,6 +6,7 @@ Each builder takes whether to make the mistake.
 from __future__ import annotations
 
 import keras
+import numpy as np
 from keras import layers, ops
 from mistaken_models import CLASSES, labels
 from model_bricks import (
@@ -51,6 +52,22 @@ def cross_attention_by_name(wrong):
         y = norm(x)
         cross = layers.MultiHeadAttention(3, 2, name=f"cross_attn_{number}")
         x = x + cross(y, y if wrong else memory, use_causal_mask=wrong)
+        x = pre(x, ffn)
+    return keras.Model([source, target], [layers.Dense(TOKENS)(norm(x)), labels(memory)])
+
+
+def cross_attention_in_steps_by_name(wrong):
+    source, target = keras.Input((7, D)), ids()
+    memory, x = stacked(layers.Dense(D)(source), attend, ffn), embedded(target)
+    for number in range(2):
+        x = pre(x, causal)
+        y = norm(x)
+        given = y if wrong else memory
+        query, key, value = layers.Dense(D)(y), layers.Dense(D)(given), layers.Dense(D)(given)
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / D**0.5
+        softmax = layers.Softmax(name=f"block_{number}.cross_attention.weights")
+        hidden = np.where(np.tri(T), 0, -1e9).astype("float32") if wrong else 0.0
+        x = x + layers.Dense(D)(ops.matmul(softmax(scores + hidden), value))
         x = pre(x, ffn)
     return keras.Model([source, target], [layers.Dense(TOKENS)(norm(x)), labels(memory)])
 

@@ -117,6 +117,7 @@ from mistaken_models import (
 )
 from mistaken_pairs import (
     cross_attention_by_name,
+    cross_attention_in_steps_by_name,
     one_layer_apart,
     positions_twice,
     softmax_over_columns,
@@ -307,6 +308,7 @@ MISTAKES = {
     "softmax over columns": Mistake(softmax_over_columns, "over one side of a map"),
     "one layer apart": Mistake(one_layer_apart, "share all layers but some"),
     "cross-attention by name": Mistake(cross_attention_by_name, "by name alone"),
+    "cross-attention in steps": Mistake(cross_attention_in_steps_by_name, "by name alone"),
     "positions twice": Mistake(positions_twice, "positions are added 2 times"),
     "one vector for all positions": Mistake(one_vector_for_all_positions, "at every position"),
     "rotated queries": Mistake(rotations, "on the queries alone"),

@@ -94,17 +94,17 @@ def cross_attention_by_name(graph: Graph) -> Iterator[tuple[str, str]]:
     """
     for attention in attentions_with_masks(graph)[0]:
         node = graph.node(attention.id)
-        name = f"{node.namespace}.{node.label}" if node.has_own_name else node.namespace
-        if not _CROSS.search(name.rpartition(".")[2] or name):
+        around = node.namespace.rpartition(".")[2]
+        if not _CROSS.search(f"{around} {node.label if node.has_own_name else ''}"):
             continue
-        ends = (attention.query, *attention.keys)
+        ends = (attention.query, *attention.keys, *attention.values)
         taken = {_taken_by(graph, attention, end) for end in ends}
         if len(taken) == 1 and graph.inputs[1:]:
             yield attention.id, taken.pop()[0]
 
 
 def _taken_by(graph: Graph, attention: Attention, end: Edge) -> tuple[str, int]:
-    """Return the call and output whose vectors queries or keys are, or are projected from."""
+    """Return the call and output that queries, keys or values are, or are projected from."""
     projection = None if attention.is_one_call else projection_behind(graph, end)
     edge = end if projection is None else projection.source
     return edge.source, edge.output
