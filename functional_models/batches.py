@@ -21,23 +21,12 @@ import numpy as np
 
 from functional_models.checks import check_count
 from functional_models.corpora.stored import temporary_file
+from functional_models.row_shapes import first_that_fits, most_row_shapes, row_shapes
 
 Batch = tuple[Any, np.ndarray, np.ndarray]
 
 _PIECE = 1 << 20
 """Tokens that are searched at once."""
-
-
-def default_bucket_lengths() -> tuple[int, ...]:
-    """Return the lengths that rows are padded to, so that shapes repeat.
-
-    In fine steps little of a batch is padding. JAX compiles the whole step for each length.
-    """
-    import keras
-
-    if keras.backend.backend() == "jax":
-        return 16, 32, 48, 64, 96, 128
-    return *range(8, 32, 4), *range(32, 64, 8), *range(64, 129, 16)
 
 
 def teacher_forcing(
@@ -295,26 +284,28 @@ class TokenPairs(Sequence[tuple[np.ndarray, np.ndarray]]):
 
 
 class PairBatches(Batches):
-    """Batches of sentence pairs, bucketed by length, for translation.
+    """Batches of sentence pairs of about equal lengths, for translation.
 
-    All rows of a bucket are padded to the same length, so that there is one shape per bucket. The
-    last batch of a bucket is filled with empty rows, which have weight 0.
+    There are a few shapes, chosen by the lengths of all pairs (`row_shapes`), and each pair is
+    padded to the smallest that it fits into. Pairs that do not fill a batch of their shape are in
+    one of a larger shape. Where there is none, the batch is filled with empty rows of weight 0.
 
     Args:
         pairs: source ids, int (S,), and target ids, int (T,), with start token and end token.
         pad_id: padding id.
         batch_size: rows per batch, `b`.
-        bucket_lengths: lengths that rows are padded to; longer ones are doubled from the last.
-            By default few for JAX, which compiles a step for each, and more for the others.
+        max_shapes: number of shapes; by default fewer on JAX than on the other backends
+            (`most_row_shapes`), and never more than batches.
         max_length: maximum padded length, such as `max_sequence_length`.
         seed: seed of the order.
 
     Raises:
         ValueError: no pairs, a source without tokens, a pair longer than `max_length`, or a
-            `batch_size` below 1.
+            `batch_size` or `max_shapes` below 1.
 
     Attributes:
-        lengths: tokens of the row of each pair, int (n,).
+        widths: tokens of the source and target row of each pair, int (n, 2).
+        shapes: widths that rows are padded to, int (shapes, 2), the smallest first.
     """
 
     what: ClassVar[str] = "source sentences"
@@ -325,13 +316,15 @@ class PairBatches(Batches):
         *,
         pad_id: int,
         batch_size: int,
-        bucket_lengths: Sequence[int] | None = None,
+        max_shapes: int | None = None,
         max_length: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
         if not pairs:
             raise ValueError("there are no sentence pairs; give at least one")
+        most = most_row_shapes() if max_shapes is None else max_shapes
+        check_count("max_shapes", most)
         sizes = (
             pairs.lengths
             if isinstance(pairs, TokenPairs)
@@ -345,46 +338,63 @@ class PairBatches(Batches):
             )
         self.pairs = pairs
         self.pad_id = pad_id
-        lengths = self.lengths = self._row_lengths(sizes)
-        self.bucket_lengths = list(bucket_lengths or default_bucket_lengths())
-        while self.bucket_lengths[-1] < max(lengths):
-            self.bucket_lengths.append(2 * self.bucket_lengths[-1])
-        if max_length is not None:
-            if max_length < max(lengths):
-                raise ValueError(
-                    f"a pair has {max(lengths)} tokens in a row, above max_length={max_length}; "
-                    "remove it"
-                )
-            shorter = [length for length in self.bucket_lengths if length < max_length]
-            self.bucket_lengths = [*shorter, max_length]
-        self._bucket_of = np.searchsorted(self.bucket_lengths, lengths).astype("uint8")
-        self.longest = self.bucket_lengths[int(self._bucket_of.max())]
+        widths = self.widths = self._widths(sizes)
+        self.longest = int(widths.max())
+        if max_length is not None and max_length < self.longest:
+            raise ValueError(
+                f"a pair has {self.longest} tokens in a row, above max_length={max_length}; "
+                "remove it"
+            )
+        self.shapes = row_shapes(widths, min(most, -(-len(pairs) // batch_size)))
+        self._shape_of = first_that_fits(widths, self.shapes)
+        self._larger = _larger(self.shapes)
+        self._batches_of = self._count_batches()
 
-    def _row_lengths(self, sizes: np.ndarray) -> np.ndarray:
-        """Return the tokens of the rows of pairs of these sizes, int (n, 2) -> (n,)."""
-        return np.maximum(sizes[:, 0], sizes[:, 1] - 1)
+    def _widths(self, sizes: np.ndarray) -> np.ndarray:
+        """Return the tokens of the rows of pairs of these sizes, int (n, 2) -> (n, sides)."""
+        return np.maximum(
+            sizes - np.array([0, 1], sizes.dtype), 1
+        )  # the last token of a target is only a label
+
+    def _count_batches(self) -> list[int]:
+        """Return the number of batches of each shape."""
+        waiting = np.bincount(self._shape_of, minlength=len(self.shapes)).tolist()
+        batches = []
+        for number, larger in enumerate(self._larger):
+            full, rest = divmod(waiting[number], self.batch_size)
+            if larger is None:
+                full += rest > 0
+            else:
+                waiting[larger] += rest
+            batches.append(full)
+        return batches
 
     @property
     def steps_per_epoch(self) -> int:
-        in_bucket = np.bincount(self._bucket_of)
-        return int(np.sum(-(-in_bucket // self.batch_size)))
+        return sum(self._batches_of)
 
-    def _plan_epoch(self, epoch: int | None) -> list[tuple[int, np.ndarray]]:
-        """Return the batches of an epoch, as padded length and pairs; for `None`, in order."""
+    def _plan_epoch(self, epoch: int | None) -> list[tuple[tuple[int, ...], np.ndarray]]:
+        """Return the batches of an epoch, as widths and pairs; for `None`, in order."""
         random = None if epoch is None else np.random.default_rng((self.seed, epoch))
-        plan = []
-        for bucket, length in enumerate(self.bucket_lengths):
-            members = np.flatnonzero(self._bucket_of == bucket).astype("uint32")
+        plan: list[tuple[tuple[int, ...], np.ndarray]] = []
+        waiting: list[list[np.ndarray]] = [[] for _ in self.shapes]
+        for number, batches in enumerate(self._batches_of):
+            own = np.flatnonzero(self._shape_of == number).astype("uint32")
+            members = np.concatenate([*waiting[number], own])
             if random is not None:
                 members = random.permutation(members)
-            for first in range(0, len(members), self.batch_size):
-                plan.append((length, members[first : first + self.batch_size]))
+            end = batches * self.batch_size
+            for first in range(0, end, self.batch_size):
+                widths = tuple(map(int, self.shapes[number]))
+                plan.append((widths, members[first : first + self.batch_size]))
+            if (larger := self._larger[number]) is not None:
+                waiting[larger].append(members[end:])
         if random is not None:
             plan = [plan[i] for i in random.permutation(len(plan))]
         return plan
 
     def eval_batch(self, index: int) -> Batch:
-        """Return a batch of a bucket; the shortest pairs come first."""
+        """Return a batch of one shape; the smallest shapes come first."""
         return self._rows(self._eval_plan[index])
 
     @cached_property
@@ -395,14 +405,14 @@ class PairBatches(Batches):
     def num_eval_batches(self) -> int:
         return self.steps_per_epoch
 
-    def _rows(self, plan: tuple[int, np.ndarray]) -> Batch:
-        length, members = plan
+    def _rows(self, plan: Any) -> Batch:
+        (source_width, target_width), members = plan
         empty: list[Any] = [([], [])] * (self.batch_size - len(members))
         sources, targets = zip(*(self.pairs[member] for member in members), *empty, strict=True)
-        target = padded_rows(targets, length + 1, self.pad_id)
+        target = padded_rows(targets, target_width + 1, self.pad_id)
         inputs, labels, weights = teacher_forcing(target, self.pad_id)
         return (
-            {"source": padded_rows(sources, length, self.pad_id), "target": inputs},
+            {"source": padded_rows(sources, source_width, self.pad_id), "target": inputs},
             labels,
             weights,
         )
@@ -410,7 +420,16 @@ class PairBatches(Batches):
     def fingerprint(self) -> str:
         """Return a hash of all pairs and the sizes."""
         flat = (np.asarray(ids, "int32") for pair in self.pairs for ids in pair)
-        return _hash(self.batch_size, *self.bucket_lengths, rest=flat)
+        return _hash(self.batch_size, self.shapes.astype("int32"), rest=flat)
+
+
+def _larger(shapes: np.ndarray) -> list[int | None]:
+    """Return, for each shape, the first one after it that is as wide on all sides."""
+    found: list[int | None] = []
+    for number, shape in enumerate(shapes):
+        wide = np.flatnonzero((shapes[number + 1 :] >= shape).all(axis=1))
+        found.append(number + 1 + int(wide[0]) if len(wide) else None)
+    return found
 
 
 def _release_pages(tokens: np.ndarray) -> None:

@@ -22,7 +22,7 @@ _CHUNK = 1000
 
 
 class ExampleBatches(PairBatches):
-    """Batches of examples, each in a row of its own, bucketed by length.
+    """Batches of examples, each in a row of its own, of about equal lengths.
 
     The inputs are tokens, int (b, t). Arguments are those of `PairBatches`, and the pairs are
     prompts and replies.
@@ -30,11 +30,11 @@ class ExampleBatches(PairBatches):
 
     what: ClassVar[str] = "prompts"
 
-    def _row_lengths(self, sizes: np.ndarray) -> np.ndarray:
-        return sizes.sum(axis=1) - 1  # the last token is only a label
+    def _widths(self, sizes: np.ndarray) -> np.ndarray:
+        return sizes.sum(axis=1, keepdims=True) - 1  # the last token is only a label
 
     def _rows(self, plan: Any) -> Batch:
-        length, members = plan
+        (length,), members = plan
         inputs, labels, weights = self._arrays(length, members[:, None])
         return inputs["tokens"], labels, weights
 
@@ -86,8 +86,9 @@ class PackedExamples(ExampleBatches):
     def __init__(
         self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, block: int, **options: Any
     ) -> None:
-        super().__init__(pairs, bucket_lengths=[block], max_length=block, **options)
-        self.rows = best_fit(self.lengths, block)
+        super().__init__(pairs, max_shapes=1, max_length=block, **options)
+        self.longest = block
+        self.rows = best_fit(self.widths[:, 0], block)
 
     @property
     def steps_per_epoch(self) -> int:

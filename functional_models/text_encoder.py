@@ -78,7 +78,7 @@ class TextEncoder(TextModel):
         """Train with `model.fit`: on text to predict masked tokens, on labelled text for classes.
 
         Text is packed into rows between start and end token, and only masked tokens count. The
-        model needs a `masked_lm_head`, and the tokenizer a mask. Labelled texts are bucketed by
+        model needs a `masked_lm_head`, and the tokenizer a mask. Labelled texts are batched by
         length; the model needs `classes`, and each text counts as one token of the reports.
 
         Args:

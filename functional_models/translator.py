@@ -105,7 +105,7 @@ class Translator(TextModel):
         callbacks: tuple[Any, ...] = (),
         **changes: Any,
     ) -> list[dict[str, float]]:
-        """Train on sentence pairs, bucketed by length, or on text, with `model.fit`.
+        """Train on sentence pairs, batched by length, or on text, with `model.fit`.
 
         Args:
             data: a corpus, or (source, target) pairs; with an `objective` a text, documents, or
@@ -241,7 +241,7 @@ class Translator(TextModel):
         if objective is not None:
             return self._span_batches(data, what, objective, block, batch_size, seed, progress)
         if block is not None:
-            raise ValueError("block is for text with an objective; pairs are bucketed by length")
+            raise ValueError("block is for text with an objective; pairs are batched by length")
         return self._batches(data, batch_size, seed, progress)
 
     def _batches(self, pairs: Pairs, batch_size: int, seed: int, progress: bool) -> PairBatches:

@@ -3,11 +3,13 @@
 import itertools
 from collections import Counter
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import builders
 from functional_models.batches import (
     PairBatches,
     TokenBatches,
@@ -145,24 +147,74 @@ def test_eval_batches_have_the_pairs_of_an_epoch():
     assert sorted(firsts[firsts != PAD]) == list(range(100, 153))
 
 
-def test_pairs_of_many_lengths_have_one_shape_per_bucket():
-    batches = PairBatches(pairs(97, longest=300), pad_id=PAD, batch_size=5)
-    found = [batches.batch(step) for step in range(batches.steps_per_epoch)]
-    shapes = {inputs["source"].shape for inputs, _, _ in found}
-    assert shapes <= {(5, length) for length in batches.bucket_lengths}
-    assert {inputs["target"].shape for inputs, _, _ in found} == shapes
-    assert len(batches.bucket_lengths) <= 20
-    for inputs, _, weights in found:  # every row is in the smallest bucket that fits
-        length = weights.shape[1]
-        used = np.maximum((inputs["source"] != PAD).sum(1), weights.sum(1))
-        shorter = [0, *(size for size in batches.bucket_lengths if size < length)][-1]
-        assert (used[used > 0] > shorter).all()
+def test_pairs_are_in_the_smallest_shape_unless_they_fill_a_larger_one():
+    batches = PairBatches(pairs(97, longest=300), pad_id=PAD, batch_size=5, max_shapes=7)
+    assert len(batches.shapes) == 7
+    moved = 0
+    for inputs, _, weights in batches.eval_batches():
+        widths = inputs["source"].shape[1], weights.shape[1]
+        assert [*widths] in batches.shapes.tolist()
+        assert inputs["target"].shape == weights.shape
+        for row in zip((inputs["source"] != PAD).sum(1), weights.sum(1), strict=True):
+            if any(row):
+                fits = next(shape for shape in batches.shapes if (row <= shape).all())
+                moved += fits.tolist() != [*widths]
+    assert 0 < moved < 7 * 5
 
 
-def test_rows_are_padded_to_max_length_at_most():
-    batches = PairBatches(pairs(53, longest=23), pad_id=PAD, batch_size=5, max_length=23)
+@settings(max_examples=25)
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(1, 9))
+def test_empty_rows_are_only_in_batches_that_no_larger_one_can_fill(number, size, max_shapes):
+    options = {"pad_id": PAD, "batch_size": size, "max_shapes": max_shapes}
+    batches = PairBatches(pairs(number), **options)
+    assert len(batches.shapes) <= min(max_shapes, -(-number // size))
+    for epoch in (0, 2):
+        steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+        found = [batches.batch(step) for step in steps]
+        shapes = [(inputs["source"].shape[1], labels.shape[1]) for inputs, labels, _ in found]
+        filled = [
+            shape
+            for shape, (*_, weights) in zip(shapes, found, strict=True)
+            if not weights.any(axis=1).all()
+        ]
+        assert len(filled) == len({*filled})
+        for source, target in filled:
+            wider = [s for s in batches.shapes.tolist() if s[0] >= source and s[1] >= target]
+            assert wider == [[source, target]]
+
+
+def test_the_mean_loss_over_an_epoch_is_that_of_one_pair_at_a_time():
+    """Padding, and the batch that a pair is in, do not change its loss."""
+    fields = {"vocabulary_size": 157, "source_vocabulary_size": 157, "max_sequence_length": 41}
+    model = builders.build_encoder_decoder(
+        "pre_norm_learned", num_layers=1, hidden_dim=8, num_heads=2, intermediate_dim=13, **fields
+    )
+    given_pairs = pairs(47, longest=31)
+    losses = []
+    for options in ({"batch_size": 5}, {"batch_size": 1, "max_shapes": 47}):
+        batches = PairBatches(given_pairs, pad_id=PAD, **options)
+        total = count = 0.0
+        for inputs, labels, weights in batches.eval_batches():
+            logits = keras.ops.convert_to_numpy(model(inputs)).astype("float64")
+            shifted = logits - logits.max(axis=-1, keepdims=True)
+            each = np.log(np.exp(shifted).sum(-1)) - np.take_along_axis(
+                shifted, labels[..., None], -1
+            ).squeeze(-1)
+            total += (each * weights).sum()
+            count += weights.sum()
+        losses.append(total / count)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_the_number_of_shapes_is_checked():
+    with pytest.raises(ValueError, match="max_shapes"):
+        PairBatches(pairs(7), pad_id=PAD, batch_size=3, max_shapes=0)
+
+
+def test_rows_are_as_wide_as_the_longest_pair_at_most():
+    batches = PairBatches(pairs(53, longest=23), pad_id=PAD, batch_size=5, max_length=29)
     lengths = {inputs["source"].shape[1] for inputs, _, _ in batches.eval_batches()}
-    assert max(lengths) == 23
+    assert max(lengths) == batches.longest == 23
 
 
 def test_a_pair_longer_than_max_length_raises():

@@ -45,7 +45,7 @@ def test_texts_and_pairs_are_between_special_tokens():
 
 def test_each_example_is_once_in_an_epoch_with_its_label_and_segments():
     examples = [*EXAMPLES[:7], (("ab", "cd"), 2), (("abc", ""), "dog")]
-    batches = labelled(examples, num_segments=2, bucket_lengths=(8, 19), seed=3)
+    batches = labelled(examples, num_segments=2, max_shapes=2, seed=3)
     epochs = []
     for steps in (
         range(batches.steps_per_epoch),

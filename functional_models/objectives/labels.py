@@ -144,10 +144,10 @@ def encode_labelled(
 
 
 class LabelledBatches(PairBatches):
-    """Batches of labelled texts, bucketed by length, for classification.
+    """Batches of labelled texts of about equal lengths, for classification.
 
     Inputs are tokens (b, s), or {"tokens", "segments"} with segments; labels int32 (b, 1) and
-    weights (b, 1): an example counts as a token. Bucketing, and the rows that fill a batch, are
+    weights (b, 1): an example counts as a token. Shapes, and the rows that fill a batch, are
     those of `PairBatches`.
 
     Args:
@@ -165,8 +165,11 @@ class LabelledBatches(PairBatches):
         super().__init__(examples, **options)
         self._num_segments = num_segments
 
-    def _rows(self, plan: tuple[int, np.ndarray]) -> Batch:
-        width, members = plan
+    def _widths(self, sizes: np.ndarray) -> np.ndarray:
+        return sizes[:, :1]
+
+    def _rows(self, plan: Any) -> Batch:
+        (width,), members = plan
         rows = [self.pairs[member] for member in members]
         missing = self.batch_size - len(rows)
         empty = repeat(np.zeros(0, "int32"), missing)

@@ -84,8 +84,8 @@ def _batch_of_pairs(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, toke
     encoded = tokenizer.encode_pairs(_spread(pairs, tokens // 8), tokenizer)
     length = max(max(len(source), len(target) - 1) for source, target in encoded)
     rows = _spread(encoded, max(tokens // length, 1))
-    options: Any = {"pad_id": tokenizer.pad_id, "bucket_lengths": [length]}
-    return next(PairBatches(rows, batch_size=len(rows), **options).eval_batches())
+    batches = PairBatches(rows, pad_id=tokenizer.pad_id, batch_size=len(rows))  # of one shape
+    return next(batches.eval_batches())
 
 
 def _spread(items: Sequence[Any], number: int) -> list[Any]:
