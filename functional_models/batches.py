@@ -352,9 +352,8 @@ class PairBatches(Batches):
 
     def _widths(self, sizes: np.ndarray) -> np.ndarray:
         """Return the tokens of the rows of pairs of these sizes, int (n, 2) -> (n, sides)."""
-        return np.maximum(
-            sizes - np.array([0, 1], sizes.dtype), 1
-        )  # the last token of a target is only a label
+        # The last token of a target is only a label.
+        return np.maximum(sizes - np.array([0, 1], sizes.dtype), 1)
 
     def _count_batches(self) -> list[int]:
         """Return the number of batches of each shape."""
