@@ -78,3 +78,59 @@ def positions_twice(wrong):
     y = positions(layers.Embedding(TOKENS, D)(x))
     y = positions(y) if wrong else y
     return keras.Model(x, labels(stacked(y, attend, ffn, attend, ffn)))
+
+
+def scores_of_instances_times_a_mask(wrong):
+    bag, real = keras.Input((T, D)), keras.Input((T,), dtype="bool")
+    hidden = layers.Dense(D, activation="tanh")(bag)
+    scores = ops.squeeze(layers.Dense(1)(layers.Dense(7, activation="tanh")(hidden)), -1)
+    scores = scores * ops.cast(real, "float32") if wrong else ops.where(real, scores, -1e9)
+    weights = ops.expand_dims(ops.softmax(scores), -1)
+    return keras.Model([bag, real], labels(ops.sum(weights * hidden, axis=1, keepdims=True)))
+
+
+def actions_times_a_mask(wrong):
+    state, allowed = keras.Input((5,)), keras.Input((3,), dtype="int32")
+    scores = layers.Dense(3)(layers.Dense(11, activation="relu")(state))
+    is_allowed = ops.equal(allowed, 1)
+    by_flag = scores * ops.cast(is_allowed, "float32")
+    scores = by_flag if wrong else ops.where(is_allowed, scores, -1e9)
+    return keras.Model([state, allowed], layers.Softmax()(scores))
+
+
+def scores_times_a_large_number(wrong):
+    nodes, edges = keras.Input((T, D)), keras.Input((T, T))
+
+    def of_neighbours(x):
+        query, key, value = (layers.Dense(D)(x) for _ in range(3))
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / D**0.5
+        hiding = ops.where(edges > 0, 1.0 if wrong else 0.0, -1e6)
+        scores = scores * hiding if wrong else scores + hiding
+        return layers.Dense(D)(ops.matmul(ops.softmax(scores), value))
+
+    x = stacked(layers.Dense(D)(nodes), of_neighbours, ffn, of_neighbours, ffn)
+    return keras.Model([nodes, edges], labels(x))
+
+
+def additive_scores_without_an_activation(wrong):
+    source, target = ids(), ids()
+    memory, state = layers.GRU(D, return_sequences=True, return_state=True)(embedded(source))
+    x = layers.GRU(D, return_sequences=True)(embedded(target), initial_state=[state])
+    both = ops.expand_dims(layers.Dense(7)(x), 2) + ops.expand_dims(layers.Dense(7)(memory), 1)
+    both = both if wrong else ops.tanh(both)
+    scores = ops.squeeze(layers.Dense(1, use_bias=False)(both), axis=-1)
+    context = ops.matmul(ops.softmax(scores / 7**0.5), memory)
+    y = layers.Dense(D, activation="tanh")(layers.Concatenate()([x, context]))
+    return keras.Model([source, target], layers.Dense(TOKENS)(y))
+
+
+def pooled_along_a_flattened_map(wrong):
+    image = keras.Input((12, 20, 3))
+    x = layers.Reshape((60, D))(layers.Conv2D(D, 2, strides=2)(image))
+    pooled = (
+        layers.AveragePooling1D(2)(x)
+        if wrong
+        else layers.Reshape((15, D))(layers.AveragePooling2D(2)(layers.Reshape((6, 10, D))(x)))
+    )
+    x = x + layers.MultiHeadAttention(3, 2)(norm(x), norm(pooled))
+    return keras.Model(image, labels(norm(pre(x, ffn))))

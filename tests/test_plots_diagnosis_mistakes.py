@@ -116,10 +116,15 @@ from mistaken_models import (
     unmixed_values,
 )
 from mistaken_pairs import (
+    actions_times_a_mask,
+    additive_scores_without_an_activation,
     cross_attention_by_name,
     cross_attention_in_steps_by_name,
     one_layer_apart,
+    pooled_along_a_flattened_map,
     positions_twice,
+    scores_of_instances_times_a_mask,
+    scores_times_a_large_number,
     softmax_over_columns,
 )
 from mistaken_parts import (
@@ -310,6 +315,13 @@ MISTAKES = {
     "cross-attention by name": Mistake(cross_attention_by_name, "by name alone"),
     "cross-attention in steps": Mistake(cross_attention_in_steps_by_name, "by name alone"),
     "positions twice": Mistake(positions_twice, "positions are added 2 times"),
+    "pooled along rows": Mistake(
+        pooled_along_a_flattened_map, "Windows along a flattened map", "remark"
+    ),
+    "instances times a mask": Mistake(scores_of_instances_times_a_mask, "a mask of 0 and 1"),
+    "actions times a mask": Mistake(actions_times_a_mask, "a mask of 0 and 1"),
+    "scores times -1e6": Mistake(scores_times_a_large_number, "shows what it hides"),
+    "query that cancels": Mistake(additive_scores_without_an_activation, "without an effect"),
     "one vector for all positions": Mistake(one_vector_for_all_positions, "at every position"),
     "rotated queries": Mistake(rotations, "on the queries alone"),
     "rotations by heads": Mistake(rotations, "index of the head", wrong="heads"),

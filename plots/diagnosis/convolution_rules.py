@@ -6,15 +6,21 @@ import math
 from collections.abc import Iterator
 
 from plots.annotations import Note
-from plots.diagnosis.rules import diagnosis_rule, doing, finding_rule, remark
+from plots.diagnosis.axis_origins import axis_origins, kinds
+from plots.diagnosis.rules import diagnosis_rule, doing, finding_rule, remark, remark_rule
 from plots.graph import Graph, Node
 from plots.layers import UPSAMPLING, is_identity_like
+from plots.softmaxes import float_inputs
 from plots.traversal import data_flow, walk_back
 
 _POOLINGS = {f"{kind}Pooling{rank}D" for kind in ("Average", "Max") for rank in (1, 2, 3)}
+_WINDOWS_OF_ONE_AXIS = frozenset(
+    {"AveragePooling1D", "Conv1D", "DepthwiseConv1D", "MaxPooling1D", "SeparableConv1D"}
+)
 _ENLARGING = UPSAMPLING | {f"Conv{rank}DTranspose" for rank in (1, 2, 3)} | {"Resize"}
 
 _UNET = "Ronneberger et al. 2015, U-Net, section 2"
+_VIM = "Zhu et al. 2024, Vision Mamba, section 3.3, does it on purpose, in both directions"
 _HE = "He et al. 2019, Bag of Tricks for Image Classification, section 4.1"
 
 
@@ -69,3 +75,28 @@ def joined_with_a_pooled_map(graph: Graph) -> Iterator[tuple[str, str]]:
     pooled = {join: skip.id for join, skip in skips.items() if skip.is_a(_POOLINGS)}
     if len(pooled) < len(skips):
         yield from pooled.items()
+
+
+@remark_rule(
+    "Windows along a flattened map: {places:take} neighbours along one axis that holds the rows "
+    "and the columns of a map, from {others}, so that its windows are parts of one row, or the end "
+    "of one and the beginning of the next. For neighbours in both directions, reshape it to "
+    "(rows, columns) before, and take the layer in 2D.",
+    _VIM,
+)
+def windows_along_a_flattened_map(graph: Graph) -> Iterator[tuple[str, str]]:
+    """A convolution or pooling in 1D takes neighbours of positions that were two axes before."""
+    for node in graph.of_class(_WINDOWS_OF_ONE_AXIS):
+        config = node.config
+        sizes = config.get("kernel_size") or config.get("pool_size") or [1]
+        is_window = max(sizes if isinstance(sizes, list | tuple) else [sizes]) > 1
+        edges = float_inputs(graph, node)
+        if not is_window or len(edges) != 1 or config.get("data_format") == "channels_first":
+            continue
+        axes = axis_origins(graph)[edges[0].source, edges[0].output]
+        parts = [part for part in (axes[1] if len(axes) == 3 else ()) if part.size != 1]
+        if len(parts) > 1 and kinds(parts) == {"position"}:
+            made_by = {origin[0] for part in parts for origin in part.origins}
+            places = {origin[2] for part in parts for origin in part.origins}
+            if len(made_by) == 1 and len(places) == len(parts):
+                yield node.id, *made_by

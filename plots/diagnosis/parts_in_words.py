@@ -12,9 +12,12 @@ from plots.diagnosis.blocks import Blocks
 from plots.diagnosis.placement_rules import begins_at_a_norm, meets_a_norm
 from plots.diagnosis.rules import listed
 from plots.graph import Graph, Node
+from plots.layers import is_function
 from plots.positions import kinds_of_positions
 from plots.streams import Stream, residual_streams
 from plots.traversal import reachability
+
+_PARTS_OF_NORMS = frozenset({"Moments", "Norm", "Normalize", "Rsqrt", "Std", "Var"})
 
 
 def paths_of_streams(graph: Graph) -> list[SkipPath]:
@@ -53,7 +56,14 @@ def norms_in_words(graph: Graph, paths: Sequence[SkipPath]) -> str:
     if len(placements) > 1:
         return "Mixed-norm "
     names = {"post": "Post-norm ", "branch_end": "Res-post-norm "}
+    if placements == {"none"} and any(map(_may_normalise, graph.nodes)):
+        return ""
     return names.get(placements.pop(), "Norm-free ")
+
+
+def _may_normalise(node: Node) -> bool:
+    """Return whether a call is part of a norm made by hand, or a layer that may be one."""
+    return node.operation in _PARTS_OF_NORMS or is_function(node)
 
 
 def token_norms_in_words(graph: Graph) -> str:

@@ -18,14 +18,16 @@ from plots.diagnosis.rules import (
     remark_rule,
 )
 from plots.graph import Constant, Edge, Graph, Node
-from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge
+from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge, is_softmax
 from plots.shape_values import TRIANGLES
+from plots.softmaxes import ELEMENTWISE, softmax_axes
 from plots.traversal import data_flow, reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 _NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
 _MEMORIES = "Dai et al. 2019, Transformer-XL, section 3.2"
 _KERAS = "Keras API, attention_mask of MultiHeadAttention: 1 at keys to attend to"
+_BY_FLAGS = "multiplies scores by a mask of 0 and 1"
 _SMALL = -50.0
 """Masked scores have to be well below all others; exp(-50) is 2e-22."""
 
@@ -47,9 +49,12 @@ def masked_scores(graph: Graph) -> Iterator[Note]:
                     places.setdefault(f"sets masked scores to {fill:g}", []).append(node.id)
             elif node.is_a({"Multiply"}) and _has_mask(graph, node):
                 if _only_multiplied(steps):
-                    places.setdefault("multiplies scores by a mask of 0 and 1", []).append(node.id)
+                    places.setdefault(_BY_FLAGS, []).append(node.id)
             elif is_additive_merge(node) and _has_flags(graph, node, constants=False):
                 places.setdefault("adds a mask of 0 and 1 to the scores", []).append(node.id)
+    for node, _ in _products_before_other_softmaxes(graph):
+        if _has_mask(graph, node):
+            places.setdefault(_BY_FLAGS, []).append(node.id)
     for what, ids in places.items():
         yield finding(
             ids,
@@ -58,6 +63,63 @@ def masked_scores(graph: Graph) -> Iterator[Note]:
             "negative number: where(mask, scores, -1e9).",
             _VASWANI,
         )
+
+
+@finding_rule(
+    "A mask that shows what it hides: {places:multiply} scores by a large negative number, so that "
+    "scores below 0 become the largest of all. Masked scores have to be replaced by it: "
+    "where(mask, scores, -1e9).",
+    _VASWANI,
+)
+def scores_times_large(graph: Graph) -> Iterator[str]:
+    """Scores are multiplied by a mask of ones and large negative numbers before a softmax."""
+    attentions = attentions_with_masks(graph)[0]
+    products = [graph.node(node_id) for each in attentions for node_id in each.masking]
+    products += [node for node, _ in _products_before_other_softmaxes(graph)]
+    for node in products:
+        makers = [_maker_of_flags(graph, edge) for edge in graph.incoming[node.id]]
+        by_large = any(maker.operation == "Where" and _has_large(maker) for maker in makers)
+        if node.is_a({"Multiply"}) and len(makers) == 2 and by_large:
+            yield node.id
+
+
+def _products_before_other_softmaxes(graph: Graph) -> Iterator[tuple[Node, list[Edge]]]:
+    """Yield the products of scores and a mask before softmaxes that weight no values.
+
+    Such as those over instances, experts or actions. With each come the edges of what may be a
+    mask: numbers of the model's inputs alone, which differ along the axis of the softmax. Nothing
+    else masks the scores.
+    """
+    flow = data_flow(graph)
+    trained = [node.id for node in graph.nodes if node.parameters or node.shared_parameters]
+    learned = {*trained, *flow.descendants(*trained)} if trained else set()
+    known = {attention.id for attention in attentions_with_masks(graph)[0]}
+    for softmax in graph.nodes:
+        axes = () if softmax.id in known else softmax_axes(graph, softmax)
+        steps = _steps_before(graph, softmax) if axes and is_softmax(softmax) else []
+        for node in steps if _only_multiplied(steps) else ():
+            places = [axis - len(node.outputs[0].shape) for axis in axes]
+            masks = [
+                edge
+                for edge in graph.incoming[node.id]
+                if edge.source not in learned
+                and flow.depends_on_input(edge.source)
+                and any(edge.tensor.shape[p:][:1] not in ((), (1,)) for p in places)
+            ]
+            scores = [edge for edge in graph.incoming[node.id] if edge.source in learned]
+            if node.is_a({"Multiply"}) and masks and scores:
+                yield node, masks
+
+
+def _steps_before(graph: Graph, softmax: Node) -> list[Node]:
+    """Return the calls without weights before a softmax that keep its shape, backwards from it."""
+    before = reachability(graph, stop=lambda node: bool(node.parameters or node.shared_parameters))
+    shape = softmax.outputs[0].shape
+    return [
+        node
+        for node in map(graph.node, before.ancestors(softmax.id))
+        if node.outputs[0].shape == shape and node.is_a(ELEMENTWISE)
+    ]
 
 
 def _only_multiplied(steps: Iterable[Node]) -> bool:
@@ -119,6 +181,10 @@ def _has_mask(graph: Graph, node: Node) -> bool:
 )
 def multiplied_by_an_input(graph: Graph) -> Iterator[tuple[str, str]]:
     """An input of the model that does not say that it is a mask multiplies scores or weights."""
+    for node, masks in _products_before_other_softmaxes(graph):
+        given = [_maker_of_flags(graph, edge) for edge in masks]
+        if not _has_mask(graph, node):
+            yield from ((maker.id, node.id) for maker in given if maker.kind == "input")
     for attention in attentions_with_masks(graph)[0]:
         scored = [graph.node(node_id) for node_id in attention.masking]
         for node in [*scored * _only_multiplied(scored), *_weighting(graph, attention)]:

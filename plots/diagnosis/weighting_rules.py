@@ -10,7 +10,7 @@ from plots.diagnosis.activations import activation_of
 from plots.diagnosis.attention_rules import moved_axes, summed_by_product
 from plots.diagnosis.axis_origins import axis_origins, kinds
 from plots.diagnosis.projections import scalar_factor
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark_rule
+from plots.diagnosis.rules import diagnosis_rule, finding, finding_rule, named, remark_rule
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
     FUSED_ATTENTION,
@@ -18,6 +18,7 @@ from plots.layers import (
     PRODUCTS,
     SHAPE_CHANGES,
     TRANSPOSITIONS,
+    is_additive_merge,
     is_identity_like,
     is_linear_projection,
 )
@@ -26,6 +27,7 @@ from plots.traversal import walk_back
 
 _POOLING = "Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, section 2.1"
 _RETENTION = "Sun et al. 2023, RetNet, section 2.1, has no softmax on purpose, and a norm after it"
+_ADDITIVE = "Bahdanau et al. 2015, Neural Machine Translation, appendix A.1.2"
 _SHARED = "Kitaev et al. 2020, Reformer, section 2, shares queries and keys on purpose"
 _POINTWISE = frozenset({"Add", "Divide", "Multiply", "Square", "Subtract", "TrueDivide", "Where"})
 _SUMS = frozenset({"Mean", "Sum"})
@@ -170,6 +172,29 @@ def _sums_positions(graph: Graph, node: Node, edge: Edge) -> bool:
     origins = axis_origins(graph)[edge.source, edge.output]
     positions = [axis for axis in origins[1:] if kinds(axis) == {"position"}]
     return len(positions) == 2 and _summed_kinds(graph, node, edge) == {"position"}
+
+
+@finding_rule(
+    "Queries without an effect: nothing between the sum of queries and keys and the softmax of "
+    "{places} is nonlinear, so that the query, from {others}, adds the same number to the scores "
+    "of all keys. The softmax takes it out again, and all queries get the same weights. Take "
+    "v · tanh(query + key).",
+    _ADDITIVE,
+)
+def query_that_cancels(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Additive scores are linear in queries and keys."""
+    for attention in attentions_with_masks(graph)[0]:
+        is_sum = bool(attention.scores) and is_additive_merge(graph.node(attention.scores))
+        steps = map(graph.node, attention.masking)
+        if is_sum and all(_is_linear(node) for node in steps):
+            yield attention.id, attention.query.source
+
+
+def _is_linear(node: Node) -> bool:
+    """Return whether a call changes scores by a linear function, or masks them."""
+    is_layout = node.is_a(SHAPE_CHANGES | TRANSPOSITIONS)
+    is_sum = is_additive_merge(node) or node.operation in ("Sum", "Where")
+    return is_layout or is_sum or is_identity_like(node) or is_linear_projection(node)
 
 
 @remark_rule(
