@@ -129,10 +129,11 @@ class CausalLM(TextModel):
         sizes = (block, recipe.batch_size, recipe.seed, progress, recipe.packing)
         for text in (data, validation):
             check_is_text(text, "fit")
-        batches = self._batches(data, "training text", *sizes)
+        shapes = recipe.max_shapes
+        batches = self._batches(data, "training text", *sizes, max_shapes=shapes)
         held_out = None
         if validation is not None and not (isinstance(validation, Sized) and not len(validation)):
-            held_out = self._batches(validation, "validation text", *sizes)
+            held_out = self._batches(validation, "validation text", *sizes, max_shapes=shapes)
         sample = None
         if sample_prompt is not None:
             prompt = sample_prompt
@@ -224,6 +225,7 @@ class CausalLM(TextModel):
         packing: str = "stream",
         *,
         stride: int | None = None,
+        max_shapes: int | None = None,
     ) -> Batches:
         longest = self.spec.max_sequence_length
         if block is None:
@@ -242,7 +244,7 @@ class CausalLM(TextModel):
             tokens = self._tokens(data, progress)
             return StridedBatches(tokens, stride=stride, what=what, **sizes)
         if are_examples(data):
-            batches: Batches = self._example_batches(data, packing, **sizes)
+            batches: Batches = self._example_batches(data, packing, max_shapes, **sizes)
         else:
             tokens = self._tokens(data, progress)
             batches = self._text_batches(tokens, what, packing, **sizes)
@@ -260,7 +262,13 @@ class CausalLM(TextModel):
         return DocumentBatches(tokens, end_id=self.tokenizer.end_id, **sizes, what=what)
 
     def _example_batches(
-        self, data: Sequence[Any], packing: str, block: int, batch_size: int, seed: int
+        self,
+        data: Sequence[Any],
+        packing: str,
+        max_shapes: int | None,
+        block: int,
+        batch_size: int,
+        seed: int,
     ) -> ExampleBatches:
         pairs = encode_examples(self.tokenizer, data)
         lengths = pairs.lengths.sum(axis=1) - 1
@@ -279,7 +287,7 @@ class CausalLM(TextModel):
         if packing == "documents":
             return PackedExamples(pairs, block=block, **options)
         batches = PrefixExamples if self.spec.prefix_lm else ExampleBatches
-        return batches(pairs, max_length=block, **options)
+        return batches(pairs, max_shapes=max_shapes, max_length=block, **options)
 
     def generate(
         self,

@@ -111,7 +111,7 @@ class TextEncoder(TextModel):
             data = data.train
         for text in (data, validation):
             check_is_text(text, "fit")
-        sizes = (objective, block, recipe.batch_size, recipe.seed, progress)
+        sizes = (objective, block, recipe.batch_size, recipe.seed, progress, recipe.max_shapes)
         graph, batches = self._graph_and_batches(data, "training text", *sizes)
         held_out = None
         if validation is not None and not (isinstance(validation, Sized) and not len(validation)):
@@ -181,13 +181,19 @@ class TextEncoder(TextModel):
         batch_size: int,
         seed: int,
         progress: bool,
+        max_shapes: int | None = None,
     ) -> tuple[Any, Batches]:
         """Return the graph from inputs to logits that data trains, and its batches."""
         if _is_labelled(data):
             if objective is not None or block is not None:
                 raise ValueError("objective and block are for text; examples have labels instead")
+            options: dict[str, Any] = {
+                "batch_size": batch_size,
+                "max_shapes": max_shapes,
+                "seed": seed,
+            }
             is_training = what == "training text"
-            return self._class_graph, self._labelled(data, batch_size, seed, progress, is_training)
+            return self._class_graph, self._labelled(data, progress, is_training, **options)
         if objective is not None and not isinstance(objective, MaskedLM):
             raise TypeError(f"objective={objective!r:.60}: an encoder takes a MaskedLM")
         longest = self.spec.max_sequence_length
@@ -207,7 +213,7 @@ class TextEncoder(TextModel):
         return graph, batches
 
     def _labelled(
-        self, data: Examples, batch_size: int, seed: int, progress: bool, needs_all: bool
+        self, data: Examples, progress: bool, needs_all: bool, **options: Any
     ) -> LabelledBatches:
         classes, longest = self._classes, self.spec.max_sequence_length
         examples = encode_labelled(
@@ -225,9 +231,8 @@ class TextEncoder(TextModel):
             examples,
             num_segments=self.spec.num_segments,
             pad_id=self.tokenizer.pad_id,
-            batch_size=batch_size,
             max_length=longest,
-            seed=seed,
+            **options,
         )
 
     @property

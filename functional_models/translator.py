@@ -143,7 +143,7 @@ class Translator(TextModel):
         if isinstance(data, ParallelCorpus if objective is None else TextCorpus):
             validation = data.validation if validation is None else validation
             data = data.train
-        sizes = (objective, block, recipe.batch_size, recipe.seed, progress)
+        sizes = (objective, block, recipe.batch_size, recipe.seed, progress, recipe.max_shapes)
         batches = self._batches_of(data, "training text", *sizes)
         held_out = None
         if validation is not None and not (isinstance(validation, Sized) and not len(validation)):
@@ -237,14 +237,22 @@ class Translator(TextModel):
         batch_size: int,
         seed: int,
         progress: bool,
+        max_shapes: int | None = None,
     ) -> Batches:
         if objective is not None:
             return self._span_batches(data, what, objective, block, batch_size, seed, progress)
         if block is not None:
             raise ValueError("block is for text with an objective; pairs are batched by length")
-        return self._batches(data, batch_size, seed, progress)
+        return self._batches(data, batch_size, seed, progress, max_shapes)
 
-    def _batches(self, pairs: Pairs, batch_size: int, seed: int, progress: bool) -> PairBatches:
+    def _batches(
+        self,
+        pairs: Pairs,
+        batch_size: int,
+        seed: int,
+        progress: bool,
+        max_shapes: int | None = None,
+    ) -> PairBatches:
         _check_pairs(pairs)
         tokens = self.source_tokenizer.encode_pairs(pairs, self.target_tokenizer, progress=progress)
         self._check_lengths(tokens.lengths[:, 0], "source")
@@ -253,6 +261,7 @@ class Translator(TextModel):
             tokens,
             pad_id=self.target_tokenizer.pad_id,
             batch_size=batch_size,
+            max_shapes=max_shapes,
             max_length=self.spec.max_sequence_length,
             seed=seed,
         )

@@ -474,6 +474,20 @@ def test_reports_evaluate_at_most_so_many_batches_of_the_validation_data(capsys,
     assert "evaluating" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["encoder_decoder", "decoder_only"])
+def test_a_recipe_limits_the_shapes_of_pairs(kind, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "functional_models.text_model.TextModel._train",
+        lambda self, batches, *rest, validation=None, **more: seen.append((batches, validation)),
+    )
+    pairs = [("a" * (1 + n % 5), "b" * (1 + n % 3)) for n in range(31)]
+    for most in (None, 2):
+        text_model(kind).fit(pairs, validation=pairs[:7], batch_size=2, max_shapes=most)
+    (free, _), (limited, held_out) = seen
+    assert len(free.shapes) > len(limited.shapes) == len(held_out.shapes) == 2
+
+
 def test_pair_batches_contain_the_encoded_sentences():
     translator = text_model("encoder_decoder")
     batches = translator._batches(PAIRS[:3], 2, 0, progress=False)

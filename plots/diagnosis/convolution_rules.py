@@ -99,4 +99,4 @@ def windows_along_a_flattened_map(graph: Graph) -> Iterator[tuple[str, str]]:
             made_by = {origin[0] for part in parts for origin in part.origins}
             places = {origin[2] for part in parts for origin in part.origins}
             if len(made_by) == 1 and len(places) == len(parts):
-                yield node.id, *made_by
+                yield node.id, made_by.pop()

@@ -181,10 +181,10 @@ def _has_mask(graph: Graph, node: Node) -> bool:
 )
 def multiplied_by_an_input(graph: Graph) -> Iterator[tuple[str, str]]:
     """An input of the model that does not say that it is a mask multiplies scores or weights."""
-    for node, masks in _products_before_other_softmaxes(graph):
-        given = [_maker_of_flags(graph, edge) for edge in masks]
-        if not _has_mask(graph, node):
-            yield from ((maker.id, node.id) for maker in given if maker.kind == "input")
+    for product, masks in _products_before_other_softmaxes(graph):
+        if not _has_mask(graph, product):
+            places = [_maker_of_flags(graph, edge) for edge in masks]
+            yield from ((place.id, product.id) for place in places if place.kind == "input")
     for attention in attentions_with_masks(graph)[0]:
         scored = [graph.node(node_id) for node_id in attention.masking]
         for node in [*scored * _only_multiplied(scored), *_weighting(graph, attention)]:
