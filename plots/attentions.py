@@ -204,23 +204,29 @@ def _shown_by_running(graph: Graph, masked: Mapping[str, Masked]) -> dict[str, M
 
 @once_per_graph
 def inputs_of_masks(graph: Graph) -> frozenset[str]:
-    """Return the inputs of the model, a number for each position, that only masks depend on."""
+    """Return the inputs of the model that only masks, and biases of scores, depend on."""
     return _inputs_of_masks(graph, attentions_with_masks(graph)[0])
 
 
-def _inputs_of_masks(graph: Graph, attentions: Iterable[Attention]) -> frozenset[str]:
-    """Return the inputs of the model, a number for each position, that only masks depend on."""
+@once_per_graph
+def inputs_of_masks_and_factors(graph: Graph) -> frozenset[str]:
+    """Return those inputs, also where weights are multiplied by them after the softmax."""
+    attentions = attentions_with_masks(graph)[0]
+    changed = [edge for attention in attentions for edge in attention.weighting[:-1]]
+    own = {edge.id for edge in changed}
+    factors = {e.id for edge in changed for e in graph.incoming[edge.target]} - own
+    return _inputs_of_masks(graph, attentions, factors)
+
+
+def _inputs_of_masks(
+    graph: Graph, attentions: Iterable[Attention], more: Collection[str] = ()
+) -> frozenset[str]:
+    """Return the inputs that only masks of attentions, and some more edges, depend on."""
     masks = {edge.id for attention in attentions for edge in attention.masks}
-    others = data_flow(graph, without=masks)
+    others = data_flow(graph, without=masks.union(more))
     ends = [node_id for node_id, _ in graph.outputs]
     used = {*ends, *others.ancestors(*ends)}
-    nodes = (graph.node(node_id) for node_id in graph.inputs)
-    lengths = prefix_lengths(graph)
-    return frozenset(
-        n.id
-        for n in nodes
-        if len(n.outputs[0].shape) <= 2 and n.id not in used and n.id not in lengths
-    )
+    return frozenset(graph.inputs) - used - prefix_lengths(graph)
 
 
 def prefix_lengths(graph: Graph) -> frozenset[str]:
@@ -276,7 +282,8 @@ def _chooses_a_position(graph: Graph, node: Node) -> bool:
 def _hints_of_call(
     graph: Graph, node: Node, flow: Reachability, only_masks: Collection[str]
 ) -> Iterator[_Hint]:
-    if node.role == "padding_mask" or node.id in only_masks:
+    is_of_keys = node.id in only_masks and len(node.outputs[0].shape) <= 2
+    if node.role == "padding_mask" or is_of_keys:
         yield "padding"
     elif node.operation in _ORDERS | {"Equal", "NotEqual"}:
         # Of two operands one is the id of the padding or the length of the sequences, if only the

@@ -9,7 +9,11 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
-from plots.attentions import inputs_of_masks, lengths_of_samples
+from plots.attentions import (
+    inputs_of_masks,
+    inputs_of_masks_and_factors,
+    lengths_of_samples,
+)
 from plots.graph import Graph
 from plots.layers import is_identity_like, is_recurrent
 from plots.measuring.inputs import ids_and_lengths, padding_of
@@ -50,7 +54,9 @@ class Field:
         words: Words that a text is made of.
         is_free: Whether the model takes any number of positions.
         is_share: Whether its floats are from 0 to 1, such as those of boxes, and not normal.
-        is_mask: Whether only masks of attentions depend on it.
+        is_mask: Whether only masks of attentions depend on it, and it has a number per position.
+        is_flag: Whether its floats are 0 or 1, since only masks of pairs of positions depend on it:
+            a large negative number times other floats would leave one key for each query.
         is_length: Whether it holds a length for each sample, which is half of that of all then.
         has_steps: Whether it has four or more axes, and a recurrent layer goes along the second.
     """
@@ -65,6 +71,7 @@ class Field:
     is_free: bool = False
     is_share: bool = False
     is_mask: bool = False
+    is_flag: bool = False
     is_length: bool = False
     has_steps: bool = False
 
@@ -233,7 +240,7 @@ class Samples:
                 numbers = np.searchsorted(field.ids, array[index])
                 step = max(len(field.ids) // 2, 1)
                 array[index] = np.asarray(field.ids)[(numbers + step) % len(field.ids)]
-            elif field.kind == "floats":
+            elif field.kind == "floats" and not field.is_flag:
                 array[index] = other[index] + (not field.is_share)
             elif field.kind == "integers":
                 array[index] = (array[index] + 1 + other[index] % (_NUMBERS - 1)) % _NUMBERS
@@ -343,7 +350,9 @@ def _field(
     has_positions = len(tensor.shape) == 2 and tensor.shape[1] != 1
     is_mask = node_id in inputs_of_masks(graph) and has_positions
     has_floats = "float" in dtype and not (is_mask or _is_named_mask(tensor))
-    return field(kind="floats" if has_floats else "other", is_mask=is_mask)
+    has_pairs = has_floats and len(tensor.shape) > 2
+    is_flag = has_pairs and node_id in inputs_of_masks_and_factors(graph)
+    return field(kind="floats" if has_floats else "other", is_mask=is_mask, is_flag=is_flag)
 
 
 def _is_named_mask(tensor: Any) -> bool:
@@ -391,6 +400,11 @@ def _values(field: Field, random: Any, length: int) -> np.ndarray:
         return random.choice(field.ids, field.shape).astype(field.dtype)
     if field.kind == "integers":
         return random.integers(0, _NUMBERS, field.shape).astype(field.dtype)
+    if field.is_flag:
+        flags = random.integers(0, 2, field.shape).astype(field.dtype)
+        queries, keys = np.arange(field.shape[-2]), field.shape[-1]
+        flags[..., queries, queries % keys] = 1  # each query has a key, its own
+        return flags
     if field.kind == "floats":
         draw = random.random if field.is_share else random.standard_normal
         return np.asarray(draw(field.shape), np.float32)
