@@ -21,7 +21,7 @@ from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge, is_softmax
 from plots.shape_values import TRIANGLES
 from plots.softmaxes import ELEMENTWISE, softmax_axes
-from plots.traversal import data_flow, reachability
+from plots.traversal import data_flow, once_per_graph, reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 _NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
@@ -83,43 +83,52 @@ def scores_times_large(graph: Graph) -> Iterator[str]:
             yield node.id
 
 
-def _products_before_other_softmaxes(graph: Graph) -> Iterator[tuple[Node, list[Edge]]]:
-    """Yield the products of scores and a mask before softmaxes that weight no values.
+@once_per_graph
+def _products_before_other_softmaxes(graph: Graph) -> tuple[tuple[Node, list[Edge]], ...]:
+    """Return the products of scores and a mask before softmaxes that weight no values.
 
     Such as those over instances, experts or actions. With each come the edges of what may be a
     mask: numbers of the model's inputs alone, which differ along the axis of the softmax. Nothing
     else masks the scores.
     """
-    flow = data_flow(graph)
-    trained = [node.id for node in graph.nodes if node.parameters or node.shared_parameters]
-    learned = {*trained, *flow.descendants(*trained)} if trained else set()
     known = {attention.id for attention in attentions_with_masks(graph)[0]}
-    for softmax in graph.nodes:
-        axes = () if softmax.id in known else softmax_axes(graph, softmax)
-        steps = _steps_before(graph, softmax) if axes and is_softmax(softmax) else []
+    softmaxes = [node for node in graph.nodes if is_softmax(node) and node.id not in known]
+    trained = [node.id for node in graph.nodes if _is_trained(node)]
+    if not softmaxes or not trained:
+        return ()
+    flow = data_flow(graph)
+    learned = {*trained, *flow.descendants(*trained)}
+    before = reachability(graph, stop=lambda node: _is_trained(node) or is_softmax(node))
+    found = []
+    for softmax in softmaxes:
+        shape, axes = softmax.outputs[0].shape, softmax_axes(graph, softmax)
+        places = [axis - len(shape) for axis in axes]
+        calls = map(graph.node, before.ancestors(softmax.id))
+        steps = [
+            node for node in calls if node.outputs[0].shape == shape and node.is_a(ELEMENTWISE)
+        ]
         for node in steps if _only_multiplied(steps) else ():
-            places = [axis - len(node.outputs[0].shape) for axis in axes]
+            edges = graph.incoming[node.id]
             masks = [
                 edge
-                for edge in graph.incoming[node.id]
+                for edge in edges
                 if edge.source not in learned
                 and flow.depends_on_input(edge.source)
-                and any(edge.tensor.shape[p:][:1] not in ((), (1,)) for p in places)
+                and any(_varies_along(edge, place) for place in places)
             ]
-            scores = [edge for edge in graph.incoming[node.id] if edge.source in learned]
-            if node.is_a({"Multiply"}) and masks and scores:
-                yield node, masks
+            if node.is_a({"Multiply"}) and masks and any(e.source in learned for e in edges):
+                found.append((node, masks))
+    return tuple(found)
 
 
-def _steps_before(graph: Graph, softmax: Node) -> list[Node]:
-    """Return the calls without weights before a softmax that keep its shape, backwards from it."""
-    before = reachability(graph, stop=lambda node: bool(node.parameters or node.shared_parameters))
-    shape = softmax.outputs[0].shape
-    return [
-        node
-        for node in map(graph.node, before.ancestors(softmax.id))
-        if node.outputs[0].shape == shape and node.is_a(ELEMENTWISE)
-    ]
+def _is_trained(node: Node) -> bool:
+    return bool(node.parameters or node.shared_parameters)
+
+
+def _varies_along(edge: Edge, place: int) -> bool:
+    """Return whether a tensor has several numbers along an axis, counted from the last one."""
+    shape = edge.tensor.shape
+    return len(shape) >= -place and shape[place] != 1
 
 
 def _only_multiplied(steps: Iterable[Node]) -> bool:
