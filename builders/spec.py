@@ -105,12 +105,16 @@ class TransformerSpec(SpecFields):
         Raises:
             ValueError: a block has a value that is not allowed.
         """
+        known: dict[str, TransformerSpec] = {}  # checked once, however long the pattern is
         for overrides in self.block_overrides:
-            try:
-                yield self.replace(block_overrides=(), **overrides)
-            except ValueError as error:
-                allowed = f"changes that a block allows, unlike {overrides!r} ({error})"
-                raise invalid_value("block_overrides", self.block_overrides, allowed) from None
+            key = repr(overrides)
+            if key not in known:
+                try:
+                    known[key] = self.replace(block_overrides=(), **overrides)
+                except ValueError as error:
+                    allowed = f"changes that a block allows, unlike {overrides!r} ({error})"
+                    raise invalid_value("block_overrides", self.block_overrides, allowed) from None
+            yield known[key]
 
     def owner_of_block(self, index: int) -> int:
         """Return the index of the first block of a stack that has the weights of block `index`."""
