@@ -31,15 +31,16 @@ Row = dict[str, float]
 
 
 class DivergedError(ValueError):
-    """The loss of a run is not finite.
+    """The loss of a run, or a weight, is not finite.
 
     Attributes:
         step: The step of the report that found it.
     """
 
-    def __init__(self, loss: float, step: int) -> None:
+    def __init__(self, what: str, step: int, dtype: str = "float32") -> None:
+        remedy = "" if dtype == "float32" else f"float32 in place of {dtype}, "
         super().__init__(
-            f"the loss is {loss} at step {step}; use a lower learning_rate or clip_norm, more "
+            f"{what} at step {step}; use {remedy}a lower learning_rate or clip_norm, more "
             "warmup_steps, or another norm_placement"
         )
         self.step = step
@@ -94,8 +95,7 @@ class Record(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = {} if logs is None else logs
-        if not math.isfinite(logs["cross_entropy"]):
-            raise DivergedError(logs["cross_entropy"], self.step)
+        self._check_is_finite(logs["cross_entropy"])
         seconds = time.perf_counter() - self._start
         timed_share = (self._steps - self._untimed) / self._steps
         row = {
@@ -107,6 +107,20 @@ class Record(keras.callbacks.Callback):
         }
         with self._averages():
             self._finish(row, logs)
+
+    def _check_is_finite(self, loss: float) -> None:
+        """Raise a `DivergedError` if a loss or a trained weight is not finite.
+
+        The loss is that before the last update of the weights.
+        """
+        dtypes = {layer.compute_dtype for layer in self.model.layers}
+        dtype = next((name for name in ("float16", "bfloat16") if name in dtypes), "float32")
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is {loss}", self.step, dtype)
+        for weight in self.model.trainable_variables:
+            if not np.isfinite(to_numpy(weight)).all():
+                what = f"the loss is {loss:.4g}, but {weight.path} is not finite"
+                raise DivergedError(what, self.step, dtype)
 
     def _finish(self, row: Row, logs: dict[str, Any]) -> None:
         """Evaluate, and save the model if it is the best."""
@@ -182,6 +196,10 @@ class Checkpoint(keras.callbacks.Callback):
                 time.sleep(1)
             self._is_seen()
 
+    def go_back(self) -> None:
+        """Give the model the state of the last report, or that of the start."""
+        self._restore()
+
     def withdraw(self) -> None:
         """Delete the first checkpoint of a run that did not begin, so that another one may."""
         if self._is_first and is_first_process():
@@ -233,6 +251,27 @@ class Checkpoint(keras.callbacks.Callback):
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         self._record.restore(rows)
+
+
+class LastReport(keras.callbacks.Callback):
+    """Keeps the weights of the last report in memory, for a run without a folder.
+
+    Args:
+        model: the model, as it is before training.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__()
+        self.set_model(model)
+        self.on_epoch_end(0)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._arrays = [to_numpy(variable) for variable in self.model.variables]
+
+    def go_back(self) -> None:
+        """Give the model the weights of the last report, or those of the start."""
+        for variable, array in zip(self.model.variables, self._arrays, strict=True):
+            variable.assign(array)
 
 
 def _is_extended(saved: Mapping[str, Any], given: Mapping[str, Any], rows: list[Row]) -> bool:

@@ -15,7 +15,14 @@ import keras
 
 from functional_models.averages import Averages
 from functional_models.batches import Batches
-from functional_models.callbacks import Checkpoint, Record, Row, SampleText
+from functional_models.callbacks import (
+    Checkpoint,
+    DivergedError,
+    LastReport,
+    Record,
+    Row,
+    SampleText,
+)
 from functional_models.distribution import check_batch_size, check_is_distributed
 from functional_models.fit_data import evaluation_data, training_data
 from functional_models.losses import TokenCrossEntropy, token_metrics
@@ -79,9 +86,9 @@ def train(
         measured val_loss, val_token_accuracy, val_exact_match.
 
     Raises:
-        ValueError: the folder holds a run of another model, recipe or data, or the loss is not
-            finite; or several devices do not divide the batch; or several processes have different
-            models, recipes or data.
+        DivergedError: the loss or a weight is not finite. The model is as at the last report.
+        ValueError: the folder holds a run of another model, recipe or data; or several devices do
+            not divide the batch; or several processes have different models, recipes or data.
         ConnectionError: the computation with other processes failed.
     """
     parts = recipe.gradient_accumulation
@@ -126,8 +133,8 @@ def train(
     if sample is not None:
         watchers.append(SampleText(sample, averages))
     watchers.extend(callbacks)
-    if checkpoint is not None:
-        watchers.append(checkpoint)  # last, so that it saves the results of all others
+    kept = checkpoint or LastReport(model)
+    watchers.append(kept)  # last, so that it saves the results of all others
 
     try:
         while (left := recipe.steps - record.step) > 0:
@@ -144,6 +151,9 @@ def train(
             )
             if model.stop_training:  # by a callback, such as EarlyStopping
                 break
+    except DivergedError:
+        kept.go_back()
+        raise
     finally:
         bar.close()  # Keras does not call on_train_end after Ctrl-C
         if checkpoint is not None and not record.has_begun:

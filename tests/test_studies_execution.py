@@ -205,7 +205,7 @@ def test_a_worker_with_another_backend_is_refused(tmp_path):
 
 def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
     def diverge(self, *given, **options):
-        raise DivergedError(float("nan"), 7)
+        raise DivergedError("the loss is nan", 7)
 
     monkeypatch.setattr(TextModel, "_train", diverge)
     run = RUNS_OF_BOTH[0]
