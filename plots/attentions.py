@@ -102,9 +102,10 @@ def position_flow(graph: Graph, attentions: Iterable[Attention]) -> Reachability
 
     def passes(edge: Edge) -> bool:
         target = graph.node(edge.target)
-        has_positions = len(edge.tensor.shape) > 2 or edge.source in flat
-        is_summary = not has_positions or edge.port.startswith("initial_state")
-        return edge.id in followed and not is_summary and not _summarises(edge, target)
+        # A cell of one step, such as that of slot attention, has a state for each position.
+        is_state = edge.port.startswith("initial_state")
+        has_positions = edge.source in flat or (len(edge.tensor.shape) > 2 and not is_state)
+        return edge.id in followed and has_positions and not _summarises(edge, target)
 
     return reachability(graph, passes)
 
@@ -126,10 +127,11 @@ def has_way_around(graph: Graph, flow: Reachability, node_id: str) -> bool:
 
 
 def _summarises(edge: Edge, target: Node) -> bool:
-    """Return whether a call reduces all positions to one, unlike a slice."""
+    """Return whether a call reduces all positions to one, unlike a slice or a reshape."""
     before, after = edge.tensor.shape[1:-1], target.outputs[0].shape[1:-1]
     is_one = all(size == 1 for size in after) and len(target.outputs[0].shape) > 2
-    return is_one and not all(size == 1 for size in before) and not target.is_a(PARTS)
+    keeps_numbers = target.is_a(PARTS | {"Reshape"})
+    return is_one and not all(size == 1 for size in before) and not keeps_numbers
 
 
 # Several steps ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from mistaken_parts import (
     masking_after_positions,
     not_adapted,
 )
+from mistaken_products import shortened_keys_under_a_triangle
 from mistaken_values import (
     distances_added,
     equal_queries,
@@ -65,6 +66,7 @@ FOUND = {
     "condition before a norm": (condition_before_a_norm, "input without effect", "finding"),
     "codes without a loss": (codes_without_a_loss, "behind an ops.stop_gradient", "finding"),
     "equal steps": (equal_steps, "Equal steps: all 11 steps", "finding"),
+    "shortened keys": (shortened_keys_under_a_triangle, "take a triangular mask", "finding"),
     "not adapted": (not_adapted, "before `adapt`", "remark"),
     "frozen table": (frozen_table, "Frozen random vectors", "remark"),
 }

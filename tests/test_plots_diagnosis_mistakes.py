@@ -145,6 +145,15 @@ from mistaken_parts import (
     softmax_for_ctc,
     tokens_as_pixels,
 )
+from mistaken_products import (
+    crosses_with_one_shortcut,
+    memory_before_the_keys,
+    no_first_norm,
+    products_of_numbers,
+    sigmoid_of_a_cosine,
+    sigmoid_of_a_cosine_by_hand,
+    softmax_of_cosines,
+)
 from mistaken_streams import (
     added_to_itself,
     always_training,
@@ -413,7 +422,7 @@ MISTAKES = {
         "remark",
     ),
     "sigmoid for hinge": Mistake(
-        head((1, "tanh", "hinge"), (1, "sigmoid", "hinge")), "less than -1", "remark"
+        head((1, "tanh", "hinge"), (1, "sigmoid", "hinge")), "less than -1"
     ),
     "shortcut of the branch": Mistake(shortcut_of_the_branch, "begins at the branch"),
     "memory of embeddings": Mistake(memory_of_embeddings, "memory of embeddings", "remark"),
@@ -434,6 +443,13 @@ MISTAKES = {
     "queries of the last positions": Mistake(queries_of_the_last_positions, "is not moved"),
     "samples dropped whole": Mistake(samples_dropped_whole, "Samples that are lost", "remark"),
     "bare exponential": Mistake(bare_exponential, "softmax in steps", "remark"),
+    "products of numbers": Mistake(products_of_numbers, "Products number by number"),
+    "memory before the keys": Mistake(memory_before_the_keys, "is not moved"),
+    "sigmoid of a cosine": Mistake(sigmoid_of_a_cosine, "below 0.27", "remark"),
+    "sigmoid of a cosine by hand": Mistake(sigmoid_of_a_cosine_by_hand, "below 0.27", "remark"),
+    "softmax of cosines": Mistake(softmax_of_cosines, "above 0.38", "remark"),
+    "crosses with one shortcut": Mistake(crosses_with_one_shortcut, "same shortcut", "remark"),
+    "no first norm": Mistake(no_first_norm, "norms of one residual stream are mixed", "remark"),
     "rows of a map": Mistake(rows_of_a_map, "softmax over axis 1, but a sum over axis 2"),
 }
 

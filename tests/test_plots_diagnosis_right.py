@@ -359,3 +359,44 @@ def test_a_head_for_each_of_two_towers_is_meant():
     heads = [layers.Dense(3)(middle(begin(x))) for x in (first, second)]
     model = keras.Model([first, second], layers.Dot(-1)(heads))
     assert findings_of(model) == []
+
+
+def test_slots_that_a_recurrent_cell_updates_have_a_way_around():
+    """Locatello et al. 2020, algorithm 1, with a layer for the cell and no names."""
+    x = keras.Input((23, D))
+    key, value = layers.Dense(D)(x), layers.Dense(D)(x)
+    slots = layers.Dense(D)(x[:, :5])
+    query, cell = layers.Dense(D), layers.GRU(D)
+    for _ in range(3):
+        scores = ops.matmul(key, ops.transpose(query(norm(slots)), (0, 2, 1))) * D**-0.5
+        weights = ops.softmax(scores) + 1e-8  # (b, n, slots)
+        weights = weights / ops.sum(weights, axis=1, keepdims=True)
+        new = ops.reshape(ops.matmul(ops.transpose(weights, (0, 2, 1)), value), (-1, 1, D))
+        slots = cell(new, initial_state=[ops.reshape(slots, (-1, D))])
+        slots = pre(ops.reshape(slots, (-1, 5, D)), ffn)
+    assert not findings_of(keras.Model(x, layers.Dense(7)(slots)))
+
+
+class WithDeviation(layers.Layer):
+    """Adds a feature that is the deviation over the batch, in front or at the end."""
+
+    def __init__(self, in_front, keeps=True):
+        super().__init__()
+        self.in_front, self.keeps = in_front, keeps
+
+    def call(self, x):
+        feature = ops.zeros_like(x[..., :1]) + ops.mean(ops.std(x, axis=0))
+        kept = x if self.keeps else x - ops.mean(x, axis=0)
+        return ops.concatenate([feature, kept] if self.in_front else [kept, feature], axis=-1)
+
+
+@pytest.mark.parametrize("in_front", [False, True])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_features_of_the_batch_beside_those_of_a_sample_are_a_remark(in_front, keeps):
+    """Karras et al. 2018, section 3; a layer that changes a sample by the others is a mistake."""
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(7, 3, activation="relu")(image)
+    x = layers.Conv2D(5, 3)(WithDeviation(in_front, keeps)(x))
+    notes = [c.note for c in plots.check(keras.Model(image, layers.Dense(1)(layers.Flatten()(x))))]
+    kinds = [note.kind for note in notes if "other samples of the batch" in note.text]
+    assert kinds == ["remark" if keeps else "finding"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _ROWS = "github.com/pytorch/tutorials/issues/1547"
-_MIXING = ("Mean", "Var", "Std", "Moments", "Stddev", "StdDev", "Discrimination")
+_STATISTICS = frozenset({"Mean", "Var", "Std", "Moments"})
 
 
 def check_batch(trial: Trial) -> Iterator[Check]:
@@ -106,10 +106,12 @@ def _mixed(trial: Trial, changed: Mapping[str, np.ndarray], kept: slice, what: s
 def _is_meant(trial: Trial, node: Node) -> bool:
     """Return whether a call is there to mix samples.
 
-    It takes statistics of the batch, or a reshape of (b, n, d) to (1, b, n d), in which samples are
-    the positions, as attention between samples does: Somepalli et al. 2021, SAINT, section 3.1.
+    It takes statistics of the batch, or passes on each sample and adds features that depend on the
+    batch: Salimans et al. 2016, section 3.2; Karras et al. 2018, Progressive Growing of GANs,
+    section 3. Or it takes a reshape of (b, n, d) to (1, b, n d), in which samples are the
+    positions, as attention between samples does: Somepalli et al. 2021, SAINT, section 3.1.
     """
-    if any(word in node.class_name for word in _MIXING):
+    if node.is_a(_STATISTICS) or _adds_features(trial, node):
         return True
     edges = [edge for edge in trial.flow.incoming[node.id] if len(edge.tensor.shape) == 3]
     for edge in edges:
@@ -120,6 +122,22 @@ def _is_meant(trial: Trial, node: Node) -> bool:
         if reshape.operation != "Reshape" or len(sizes) < 2 or edge.tensor.shape != whole:
             return False
     return bool(edges)
+
+
+def _adds_features(trial: Trial, node: Node) -> bool:
+    """Return whether the output of a call is its input, with other features before or after it."""
+    import numpy as np
+
+    edges = trial.flow.incoming[node.id]
+    if len(edges) != 1 or len(node.outputs) != 1:
+        return False
+    before = trial.values[edges[0].source, edges[0].output]
+    after = trial.values[node.id, 0]
+    if not before.ndim or before.shape[:-1] != after.shape[:-1]:
+        return False
+    added = after.shape[-1] - before.shape[-1]
+    kept = (after[..., added:], after[..., : before.shape[-1]])
+    return added > 0 and any(np.array_equal(part, before) for part in kept)
 
 
 def _counted(trial: Trial) -> Check | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -131,6 +130,8 @@ def claim_of(leak: Leak) -> str:
     if causal := leak.causal_attentions:
         verb = "see" if len(causal) > 1 else "sees"
         return f"the self-attention{'s' * (len(causal) > 1)} {named(graph, causal)} {verb} none"
+    if masked := [a.id for a in leak.attentions if _has_triangular_mask(leak.trial, a)]:
+        return f"{named(graph, masked)} {'take' if len(masked) > 1 else 'takes'} a triangular mask"
     convolutions = [node.id for node in graph.nodes if _has_causal_padding(graph, node)]
     if padded := [node_id for node_id in convolutions if leak.passes(node_id)]:
         return f"{named(graph, padded)} {'have' if len(padded) > 1 else 'has'} causal padding"
@@ -244,7 +245,6 @@ def _has_memory(leak: Leak) -> bool:
 def refuted_claims(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[tuple[str, str]]:
     """Yield (id, claim) for the attentions that say that they are causal, and are not."""
     graph = trial.graph
-    behind = reachability(graph)
     for attention in attentions_with_masks(graph)[0]:
         found = seen.get(attention.id)
         if found is None or found.is_causal:
@@ -253,20 +253,26 @@ def refuted_claims(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[tup
         if flags:
             yield attention.id, f"it is called with {flags[0]}"
             continue
-        starts = [edge.source for edge in attention.masks]
-        calls = [graph.node(i) for i in {*starts, *behind.ancestors(*starts)}]
-        calls = sorted(calls, key=lambda node: graph.index[node.id])
         if found.kind == "prefix":
             continue
-        stating = [node for node in calls if _states_causality(node)]
+        stating = [node for node in _calls_of_masks(graph, attention) if _states_causality(node)]
         if stating:
             yield attention.id, f"{named(graph, [stating[0].id])} is the name of a causal mask"
-        elif _has_triangle(trial, {node.id for node in calls} | regions(graph)[attention.id]):
+        elif _has_triangular_mask(trial, attention):
             yield attention.id, "it takes a triangular mask"
 
 
-def _has_triangle(trial: Trial, inside: AbstractSet[str]) -> bool:
-    """Return whether some calls return or take a matrix that is triangular and has two values."""
+def _calls_of_masks(graph: Graph, attention: Attention) -> list[Node]:
+    """Return the calls that compute the masks of an attention, in order."""
+    starts = [edge.source for edge in attention.masks]
+    ids = {*starts, *reachability(graph).ancestors(*starts)}
+    return [graph.node(node_id) for node_id in sorted(ids, key=graph.index.__getitem__)]
+
+
+def _has_triangular_mask(trial: Trial, attention: Attention) -> bool:
+    """Return whether a matrix with two values that is triangular masks an attention."""
+    inside = {node.id for node in _calls_of_masks(trial.graph, attention)}
+    inside |= regions(trial.graph)[attention.id]
     if any(_is_triangle(array) for place, array in trial.values.items() if place[0] in inside):
         return True
     for call in trial.calls:
@@ -281,14 +287,14 @@ def _is_triangle(array: Any) -> bool:
     import numpy as np
 
     shape = np.shape(array)
-    if len(shape) < 2 or shape[-2] != shape[-1] or shape[-1] < 3:
+    if len(shape) < 2 or min(shape[-2:]) < 3:
         return False
-    length = shape[-1]
-    square = np.reshape(array, (-1, length, length))[0]
-    if square.dtype.kind not in "fiub" or len(np.unique(square)) != 2:
+    matrix = np.reshape(array, (-1, *shape[-2:]))[0]
+    if matrix.dtype.kind not in "fiub" or len(np.unique(matrix)) != 2:
         return False
-    lower = square == square[-1, 0]
-    return any(np.array_equal(lower, np.tri(length, k=k, dtype=bool)) for k in (-1, 0, 1))
+    queries, keys = matrix.shape
+    lower = matrix == matrix[-1, 0]
+    return any(np.array_equal(lower, np.tri(queries, keys, k, dtype=bool)) for k in (-1, 0, 1))
 
 
 def _states_causality(node: Node) -> bool:

@@ -49,6 +49,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     shortcut_rules,
     skip_path_rules,
     token_rules,
+    triangle_rules,
     weighting_rules,
 )
 from plots.diagnosis.closed import closed_layers

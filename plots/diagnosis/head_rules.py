@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import exp
 
 from plots.annotations import Note, shape_text
 from plots.diagnosis.activations import CLIPPED, activation_of, last_call
@@ -16,9 +17,10 @@ from plots.diagnosis.rules import (
     remark,
     remark_rule,
 )
-from plots.graph import Graph
+from plots.graph import Graph, Node
 from plots.layers import (
     LINEAR_PROJECTIONS,
+    PRODUCTS,
     SHAPE_CHANGES,
     TRANSPOSITIONS,
     is_identity_like,
@@ -33,6 +35,8 @@ _SOFTMAX = "Goodfellow et al. 2016, Deep Learning, section 6.2.2.3"
 _MOVES = SHAPE_CHANGES | TRANSPOSITIONS
 _PROBABILITIES = ("sigmoid", "softmax")
 _NEVER_NEGATIVE = {"Abs", "Absolute", "Exp", "Norm", "Softplus", "Sqrt", "Square"}
+_OF_LENGTH_1 = {"Normalize", "UnitNormalization"}
+_COSINES = "Radford et al. 2021, Learning Transferable Visual Models, section 2.3"
 _DROPPED = "Srivastava et al. 2014, Dropout, section 4"
 
 
@@ -114,6 +118,48 @@ def sigmoid_of_a_distance(graph: Graph) -> Iterator[Note]:
                 "Dense between them, or take a loss of distances.",
                 _SOFTMAX,
             )
+
+
+@diagnosis_rule("probability_of_a_cosine")
+def probability_of_a_cosine(graph: Graph) -> Iterator[Note]:
+    """A head is the sigmoid or the softmax of cosines, which no temperature makes larger."""
+    for output, _ in dict.fromkeys(graph.outputs):
+        last = last_call(graph, output)
+        activation, edges = activation_of(last), graph.incoming[last.id]
+        if activation not in _PROBABILITIES or last.operation in LINEAR_PROJECTIONS or not edges:
+            continue
+        before = walk_back(graph, graph.node(edges[0].source), _keeps_numbers)
+        classes = last.outputs[0].shape[-1]
+        if not (_is_cosine(graph, before) and classes):
+            continue
+        bounds = "can be below 0.27 or above 0.73"
+        if activation == "softmax":
+            bounds = f"can be above {1 / (1 + (classes - 1) * exp(-2)):.2g}"
+        yield remark(
+            [last.id, before.id],
+            f"A {activation} of cosines: {named(graph, [before.id])} returns numbers from -1 to 1, "
+            f"so that no probability of {named(graph, [last.id])} {bounds}. Multiply them by a "
+            "learned temperature, or put a Dense between them.",
+            _COSINES,
+        )
+
+
+def _keeps_numbers(node: Node) -> bool:
+    return node.is_a(_MOVES | KEPT_IN_INFERENCE)
+
+
+def _is_cosine(graph: Graph, node: Node) -> bool:
+    """Return whether a call multiplies vectors of length 1."""
+    if node.is_a({"Dot"}) and node.config.get("normalize"):
+        return True
+    edges = graph.incoming[node.id]
+    if node.operation == "Sum" and len(edges) == 1:
+        node = graph.node(edges[0].source)
+        edges = graph.incoming[node.id] if node.operation == "Multiply" else ()
+    elif node.operation not in PRODUCTS:
+        return False
+    factors = [walk_back(graph, graph.node(edge.source), _keeps_numbers) for edge in edges]
+    return len(factors) == 2 and all(factor.is_a(_OF_LENGTH_1) for factor in factors)
 
 
 @remark_rule(

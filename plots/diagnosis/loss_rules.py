@@ -92,7 +92,7 @@ def _on_range(graph: Graph, last: Node, loss: Loss, name: str) -> Note | None:
         )
         return remark([last.id], text, _SOFTMAX)
     if name in ("hinge", "squaredhinge") and activation in ("sigmoid", "softmax"):
-        return remark(
+        return finding(
             [last.id],
             f"A {activation} with {loss.class_name}: {place} returns numbers between 0 and 1, and "
             "the loss wants less than -1 for one of the two classes. Take no activation, or tanh.",

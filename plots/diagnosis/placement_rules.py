@@ -30,6 +30,10 @@ _STYLES: dict[NormStyle, str] = {
 }
 _XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
 _MIX_LN = f"{_XIONG}; Li et al. 2024, Mix-LN, section 3, begins with post-norm on purpose"
+_FT_TRANSFORMER = (
+    f"{_XIONG}; Gorishniy et al. 2021, Revisiting Deep Learning Models for Tabular Data, "
+    "section 3.3, leaves out the first norm on purpose"
+)
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.1"
 _SWIN_V2 = "Liu et al. 2022, Swin Transformer V2, section 3.2"
 _FIXUP = "Zhang et al. 2019, Fixup Initialization, section 2"
@@ -93,8 +97,8 @@ def mixed_norms(graph: Graph) -> Iterator[Note]:
             )
             if {style for style, _ in ranked} == {"both", "none"}:
                 text += " So each second skip path begins on the wrong side of a norm."
-            is_mix_ln = _begins_with_post_norm(styles)
-            yield (remark if is_mix_ln else finding)(about, text, _MIX_LN if is_mix_ln else _XIONG)
+            published = _source_of_mixture(styles)
+            yield (remark if published else finding)(about, text, published or _XIONG)
 
 
 def _mixture(styles: Sequence[NormStyle | None]) -> list[tuple[NormStyle, int]]:
@@ -111,13 +115,15 @@ def _mixture(styles: Sequence[NormStyle | None]) -> list[tuple[NormStyle, int]]:
     return ranked if len(ranked) > 1 and ranked[0][0] != "none" and not is_pair else []
 
 
-def _begins_with_post_norm(styles: Sequence[NormStyle | None]) -> bool:
-    """Return whether the first blocks of a stack are post-norm, and all later ones pre-norm."""
-    number = styles.count("post")
-    rest = styles[number:]
-    return (
-        number > 1 and len(rest) > 1 and set(styles[:number]) == {"post"} and set(rest) == {"pre"}
-    )
+def _source_of_mixture(styles: Sequence[NormStyle | None]) -> str:
+    """Return the source of a published design that a stream with mixed norms may have, or ""."""
+    posts = styles.count("post")
+    before, after = set(styles[:posts]), set(styles[posts:])
+    if posts > 1 and len(styles) - posts > 1 and before == {"post"} and after == {"pre"}:
+        return _MIX_LN
+    if len(styles) > 3 and styles[0] == "none" and {*styles[1:]} == {"pre"}:
+        return _FT_TRANSFORMER
+    return ""
 
 
 @diagnosis_rule("norm_on_branch_output")

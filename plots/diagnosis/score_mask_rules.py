@@ -8,7 +8,6 @@ from plots.annotations import Note
 from plots.attention_parts import Attention
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.axis_origins import Origin, axis_origins, kinds, part_size, sources
-from plots.diagnosis.recurrent_rules import step_of
 from plots.diagnosis.rules import (
     diagnosis_rule,
     doing,
@@ -24,8 +23,6 @@ from plots.softmaxes import ELEMENTWISE, softmax_axes
 from plots.traversal import data_flow, once_per_graph, reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
-_NO_FUTURE = "Vaswani et al. 2017, Attention Is All You Need, sections 3.1 and 3.2.3"
-_MEMORIES = "Dai et al. 2019, Transformer-XL, section 3.2"
 _KERAS = "Keras API, attention_mask of MultiHeadAttention: 1 at keys to attend to"
 _BY_FLAGS = "multiplies scores by a mask of 0 and 1"
 _SMALL = -50.0
@@ -319,64 +316,6 @@ def constant_mask(graph: Graph) -> list[str]:
         for node in map(graph.node, (attention.id, *attention.masking))
         if "ones" in [_shown(node, c, attention) for c in node.constants]
     ]
-
-
-@diagnosis_rule("triangle_of_the_mask")
-def triangle_of_the_mask(graph: Graph) -> Iterator[Note]:
-    """A triangular mask shows later keys, or hides the keys at the position of the query."""
-    attentions, _, masked = attentions_with_masks(graph)
-    places: dict[str, list[str]] = {}
-    for attention in attentions:
-        asks_late = _asks_from_the_last_positions(graph, attention)
-        direction = "cut off" if asks_late else masked[attention.id].direction
-        places.setdefault(direction, []).append(attention.id)
-    later, ahead = places.get("later", []), places.get("ahead", [])
-    if later and "causal" not in places:  # two directions side by side are meant
-        yield finding(
-            later,
-            f"A triangular mask the wrong way round: that of {named(graph, later)} shows the "
-            "future only, keys from the position of the query on, and hides the earlier ones. "
-            "Masks that are true or 0 at keys to attend to are lower triangular: np.tri(length), "
-            "or use_causal_mask=True.",
-            _NO_FUTURE,
-        )
-    if cut_off := places.get("cut off", []):
-        yield finding(
-            cut_off,
-            f"A causal mask that is not moved: that of {named(graph, cut_off)} shows each query "
-            "the keys up to its own index, although there are more keys than queries, so that the "
-            "last keys are hidden from all queries. With keys of the past in front, a query at "
-            "index i has its own key at i + past: np.tri(length, past + length, k=past).",
-            _MEMORIES,
-        )
-    if ahead:
-        yield finding(
-            ahead,
-            f"A causal mask off by one: that of {named(graph, ahead)} also shows the key one after "
-            "the query, which is the token to predict. Take the diagonal k=0: np.tri(length).",
-            _NO_FUTURE,
-        )
-
-
-def _asks_from_the_last_positions(graph: Graph, attention: Attention) -> bool:
-    """Return whether a causal attention counts from the first key for the last positions of them.
-
-    `use_causal_mask` does, whatever part of a sequence the queries come from.
-    """
-    is_counted = any(c.port == "use_causal_mask" and c.value is True for c in attention.constants)
-    few, *more = (e.tensor.shape[1:2] for e in (attention.query, *attention.keys))
-    if not (is_counted and few) or any(shape == few for shape in more):
-        return False
-    flow = data_flow(graph)
-    return any(
-        str(step_of(graph.node(node_id))) == f"-{few[0]}:"
-        and all(
-            key.source == edge.source or flow.depends(key.source, on=edge.source)
-            for key in attention.keys
-        )
-        for node_id in (attention.query.source, *flow.ancestors(attention.query.source))
-        for edge in graph.incoming[node_id][:1]
-    )
 
 
 def _shown(node: Node, constant: Constant, attention: Attention) -> str:

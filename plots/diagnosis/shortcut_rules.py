@@ -9,7 +9,7 @@ from plots.attentions import attentions_with_masks
 from plots.diagnosis.merge_rules import sums_of_two
 from plots.diagnosis.norm_rules import CHANNEL_NORMS
 from plots.diagnosis.projections import past_dropouts
-from plots.diagnosis.rules import diagnosis_rule, finding, finding_rule, named
+from plots.diagnosis.rules import diagnosis_rule, finding, finding_rule, named, remark
 from plots.graph import Edge, Graph, Node
 from plots.layers import is_attention, is_linear_projection
 from plots.traversal import data_flow
@@ -63,14 +63,15 @@ def shortcut_of_the_first_block(graph: Graph) -> Iterator[Note]:
     """All sublayers in series add the same early tensor, so that no skip path leads past them."""
     flow = data_flow(graph)
     attended = {attention.output for attention in attentions_with_masks(graph)[0]}
-    if not attended:
-        return
     merges: dict[tuple[str, int], list[tuple[str, str]]] = {}  # shortcut -> (merge, its branch)
     for node, edges in sums_of_two(graph):
         for shortcut, branch in (edges, edges[::-1]):
             end = past_dropouts(graph, branch)
             is_sublayer = end is not None and (
-                is_linear_projection(end) or end.id in attended or is_attention(end)
+                is_linear_projection(end)
+                or end.id in attended
+                or is_attention(end)
+                or end.operation == "Multiply"
             )
             depends = flow.depends(branch.source, on=shortcut.source)
             if is_sublayer and depends and flow.depends_on_input(shortcut.source):
@@ -85,9 +86,10 @@ def shortcut_of_the_first_block(graph: Graph) -> Iterator[Note]:
             continue
         ids = [merge for merge, _ in chain]
         inside = {*flow.ancestors(chain[-1][1])} | {end for _, end in chain}
-        is_shared = any(graph.node(i).layer in graph.ties for _, i in chain)
-        if not attended.isdisjoint(inside) and not is_shared:
-            yield finding(
+        ends = [i for _, end in chain for i in (end, *(e.source for e in graph.incoming[end]))]
+        is_shared = any(graph.node(i).layer in graph.ties for i in ends)
+        if not is_shared:
+            yield (remark if attended.isdisjoint(inside) else finding)(
                 [*ids, source],
                 f"The same shortcut at each of {len(ids)} sublayers: {named(graph, ids)} add "
                 f"{named(graph, [source])}, from before the first of them, and not their own "

@@ -27,6 +27,7 @@ from plots.traversal import walk_back
 
 _POOLING = "Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, section 2.1"
 _RETENTION = "Sun et al. 2023, RetNet, section 2.1, has no softmax on purpose, and a norm after it"
+_VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.1"
 _ADDITIVE = "Bahdanau et al. 2015, Neural Machine Translation, appendix A.1.2"
 _SHARED = "Kitaev et al. 2020, Reformer, section 2, shares queries and keys on purpose"
 _POINTWISE = frozenset({"Add", "Divide", "Multiply", "Square", "Subtract", "TrueDivide", "Where"})
@@ -172,6 +173,40 @@ def _sums_positions(graph: Graph, node: Node, edge: Edge) -> bool:
     origins = axis_origins(graph)[edge.source, edge.output]
     positions = [axis for axis in origins[1:] if kinds(axis) == {"position"}]
     return len(positions) == 2 and _summed_kinds(graph, node, edge) == {"position"}
+
+
+@finding_rule(
+    "Products number by number in place of matrix products: the softmax of {places} is of queries "
+    "times keys, and its output times values, each at one position, so that no position sees "
+    "another one. Scores are matmul(queries, transpose(keys)), and the output is matmul(weights, "
+    "values).",
+    _VASWANI,
+)
+def products_number_by_number(graph: Graph) -> Iterator[str]:
+    """The softmax of two projections that are multiplied multiplies a third one."""
+    for product in graph.of_operation("Multiply"):
+        takers = [graph.node(edge.target) for edge in graph.outgoing[product.id]]
+        if any(taker.operation in _SUMS for taker in takers):
+            continue
+        for edge in _factors_with_projections(graph, product, 1):
+            softmax = walk_back(graph, graph.node(edge.source), is_identity_like)
+            given = float_inputs(graph, softmax) if softmax_axes(graph, softmax) else []
+            scores = [walk_back(graph, graph.node(e.source), _is_scaling) for e in given]
+            if len(scores) == 1 and _factors_with_projections(graph, scores[0], 2):
+                yield softmax.id
+
+
+def _is_scaling(node: Node) -> bool:
+    return scalar_factor(node) is not None or is_identity_like(node)
+
+
+def _factors_with_projections(graph: Graph, node: Node, number: int) -> list[Edge]:
+    """Return the factors of a product of sequences if so many of the two are projections."""
+    edges = float_inputs(graph, node) if node.operation == "Multiply" else []
+    same = len(edges) == 2 and edges[0].tensor.shape == edges[1].tensor.shape
+    projections = {e.source for e in edges if _projected(graph, e)} if same else set()
+    is_sequence = same and len(edges[0].tensor.shape) > 2
+    return edges if is_sequence and len(projections) == number else []
 
 
 @finding_rule(
