@@ -8,7 +8,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 from keras import layers, ops
-from model_bricks import TOKENS, D, T, causal, embedded, ffn, ids, norm, pre, stacked
+from model_bricks import TOKENS, D, T, attend, causal, embedded, ffn, ids, norm, pre, stacked
 
 
 def products_of_numbers(wrong):
@@ -98,3 +98,56 @@ def no_first_norm(wrong):
         x = x + causal(x if wrong and not block else norm(x))
         x = pre(x, ffn)
     return keras.Model(tokens, layers.Dense(TOKENS)(norm(x)))
+
+
+def tokens_rolled_between_groups(wrong):
+    def in_groups(x, length):
+        return ops.reshape(causal(ops.reshape(x, (-1, 5, D))), (-1, length, D))
+
+    def shifted(x):
+        if wrong:
+            return ops.roll(in_groups(ops.roll(x, -2, axis=1), 15), 2, axis=1)
+        return in_groups(ops.pad(x, [[0, 0], [2, 3], [0, 0]]), 20)[:, 2:17]
+
+    tokens = keras.Input((15,), dtype="int32")
+    x = layers.Embedding(TOKENS, D)(tokens)
+    x = stacked(x, lambda y: in_groups(y, 15), ffn, shifted, ffn)
+    return keras.Model(tokens, layers.Dense(TOKENS)(x))
+
+
+def scores_cut_to_a_triangle(wrong):
+    def attention(x):
+        query, key, value = (layers.Dense(D)(x) for _ in range(3))
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / D**0.5
+        visible = np.tri(T, dtype=bool)
+        scores = ops.tril(scores) if wrong else ops.where(visible, scores, -1e9)
+        return layers.Dense(D)(ops.matmul(ops.softmax(scores), value))
+
+    tokens = ids()
+    x = stacked(embedded(tokens), attention, ffn, attention, ffn)
+    return keras.Model(tokens, layers.Dense(TOKENS)(x))
+
+
+def copies_of_one_state(wrong):
+    source, target = ids(), ids()
+    encoder = layers.GRU(D, return_sequences=not wrong)
+    memory = encoder(layers.Embedding(TOKENS, D)(source))
+    memory = layers.RepeatVector(7)(memory) if wrong else memory
+    x = layers.GRU(D, return_sequences=True)(layers.Embedding(TOKENS, D)(target))
+    x = layers.Concatenate()([x, layers.Attention()([x, memory])])
+    return keras.Model([source, target], layers.Dense(TOKENS)(x))
+
+
+def heads_of_the_whole_width(wrong):
+    def attention(x):
+        return layers.MultiHeadAttention(3, D if wrong else D // 3)(x, x)
+
+    tokens = ids()
+    return keras.Model(tokens, layers.Dense(7)(stacked(embedded(tokens), attention, ffn)))
+
+
+def one_number_for_each_position(wrong):
+    tokens = ids()
+    places = layers.Embedding(T, 1 if wrong else D)(ops.cumsum(ops.ones_like(tokens), axis=1) - 1)
+    x = stacked(layers.Embedding(TOKENS, D)(tokens) + places, attend, ffn, attend, ffn)
+    return keras.Model(tokens, layers.Dense(7)(layers.GlobalAveragePooling1D()(x)))

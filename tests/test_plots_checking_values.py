@@ -20,7 +20,12 @@ from mistaken_parts import (
     masking_after_positions,
     not_adapted,
 )
-from mistaken_products import shortened_keys_under_a_triangle
+from mistaken_products import (
+    copies_of_one_state,
+    one_number_for_each_position,
+    shortened_keys_under_a_triangle,
+    tokens_rolled_between_groups,
+)
 from mistaken_values import (
     distances_added,
     equal_queries,
@@ -67,6 +72,9 @@ FOUND = {
     "codes without a loss": (codes_without_a_loss, "behind an ops.stop_gradient", "finding"),
     "equal steps": (equal_steps, "Equal steps: all 11 steps", "finding"),
     "shortened keys": (shortened_keys_under_a_triangle, "take a triangular mask", "finding"),
+    "rolled groups": (tokens_rolled_between_groups, "with a causal mask", "finding"),
+    "copies of one state": (copies_of_one_state, "Keys that are all equal", "finding"),
+    "one number a position": (one_number_for_each_position, "none of it reaches", "finding"),
     "not adapted": (not_adapted, "before `adapt`", "remark"),
     "frozen table": (frozen_table, "Frozen random vectors", "remark"),
 }

@@ -147,9 +147,11 @@ from mistaken_parts import (
 )
 from mistaken_products import (
     crosses_with_one_shortcut,
+    heads_of_the_whole_width,
     memory_before_the_keys,
     no_first_norm,
     products_of_numbers,
+    scores_cut_to_a_triangle,
     sigmoid_of_a_cosine,
     sigmoid_of_a_cosine_by_hand,
     softmax_of_cosines,
@@ -449,6 +451,11 @@ MISTAKES = {
     "sigmoid of a cosine by hand": Mistake(sigmoid_of_a_cosine_by_hand, "below 0.27", "remark"),
     "softmax of cosines": Mistake(softmax_of_cosines, "above 0.38", "remark"),
     "crosses with one shortcut": Mistake(crosses_with_one_shortcut, "same shortcut", "remark"),
+    "scores cut to a triangle": Mistake(scores_cut_to_a_triangle, "beside its triangle to 0"),
+    "heads of the whole width": Mistake(heads_of_the_whole_width, "as wide as the", "remark"),
+    "sigmoid for squares": Mistake(
+        head((1, None, "mse"), (1, "sigmoid", "mse")), "predicts no other ones", "remark"
+    ),
     "no first norm": Mistake(no_first_norm, "norms of one residual stream are mixed", "remark"),
     "rows of a map": Mistake(rows_of_a_map, "softmax over axis 1, but a sum over axis 2"),
 }

@@ -400,3 +400,90 @@ def test_features_of_the_batch_beside_those_of_a_sample_are_a_remark(in_front, k
     notes = [c.note for c in plots.check(keras.Model(image, layers.Dense(1)(layers.Flatten()(x))))]
     kinds = [note.kind for note in notes if "other samples of the batch" in note.text]
     assert kinds == ["remark" if keeps else "finding"]
+
+
+class Fading(layers.Layer):
+    """The mean of earlier steps, with weights that fall with the distance (RWKV-4, equation 16)."""
+
+    def build(self, shape):
+        self.decay = self.add_weight(shape=(shape[-1],), initializer="ones", name="decay")
+
+    def call(self, x):
+        older = np.maximum(np.arange(T)[:, None] - np.arange(T)[None], 0)[None, :, :, None]
+        faded = -ops.exp(self.decay) * older.astype("float32")
+        weights = ops.softmax(ops.where(np.tri(T)[None, :, :, None] > 0, faded, -1e9), axis=2)
+        return ops.sum(weights * ops.expand_dims(x, 1), axis=2)
+
+
+def test_an_exponential_of_a_weight_multiplies_no_noise():
+    x = ids()
+    y = layers.Embedding(TOKENS, D)(x)
+    for _ in range(2):
+        y = pre(y, lambda z: layers.Dense(D)(Fading()(z)))
+        y = pre(y, ffn)
+    assert not findings_of(keras.Model(x, layers.Dense(TOKENS)(norm(y))))
+
+
+def test_a_norm_of_patches_is_over_features():
+    """Yu et al. 2023, MEGABYTE, section 2.2: the vectors of five bytes are one of a patch."""
+    x = keras.Input((15,), dtype="int32")
+    y = ops.reshape(embedded_bytes(x), (-1, 3, 15))
+    for _ in range(2):
+        y = pre(pre(y, causal_of(15)), lambda z: layers.Dense(15)(layers.Dense(17, "relu")(z)))
+    assert not [t for t in findings_of(keras.Model(x, norm(y))) if "norm over" in t]
+
+
+def embedded_bytes(x):
+    return layers.Embedding(TOKENS, 3)(x) + layers.Embedding(15, 3)(
+        ops.cumsum(ops.ones_like(x)) - 1
+    )
+
+
+def causal_of(width):
+    return lambda x: layers.MultiHeadAttention(3, width // 3)(x, x, use_causal_mask=True)
+
+
+def test_a_squash_is_no_norm_by_mistake():
+    """Sabour et al. 2017, Dynamic Routing Between Capsules, equation 1."""
+    image = keras.Input((8, 8, 3))
+    s = layers.Reshape((-1, 5))(layers.Conv2D(35, 3)(image))
+    size = ops.sum(ops.square(s), axis=-1, keepdims=True)
+    v = s * (size / (1.0 + size) / ops.sqrt(size + 1e-7))
+    assert not findings_of(keras.Model(image, layers.Dense(7)(layers.Flatten()(v))))
+
+
+def test_boxes_of_each_place_may_be_cut_apart():
+    """Liu et al. 2016, SSD: 4 numbers for each of 3 boxes at each of 2 x 2 places."""
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(12, 3, strides=4, padding="same")(image)
+    assert not findings_of(keras.Model(image, layers.Reshape((12, 4))(x)))
+
+
+def test_an_attention_between_two_blocks_with_activations_is_no_exception():
+    """Shen et al. 2021, Efficient Attention, section 4: two of three sums have a ReLU."""
+    image = keras.Input((7, 7, D))
+
+    def convolutions(x):
+        y = layers.Conv2D(D, 3, padding="same", activation="relu")(x)
+        return layers.ReLU()(x + layers.Conv2D(D, 3, padding="same")(y))
+
+    x = convolutions(layers.Conv2D(D, 3, padding="same", activation="relu")(image))
+    y = layers.Reshape((49, D))(x)
+    x = x + layers.Reshape((7, 7, D))(attend(y))
+    x = layers.GlobalAveragePooling2D()(convolutions(x))
+    assert not [t for t in findings_of(keras.Model(image, layers.Dense(7)(x))) if "ReLU" in t]
+
+
+def test_the_bias_of_pairs_is_no_mask_of_another_sequence():
+    """Jumper et al. 2021, AlphaFold 2, supplement, algorithm 7."""
+    rows, pairs = keras.Input((T, D)), keras.Input((T, T, 5))
+    bias = layers.Dense(1)(norm(layers.Dense(7)(pairs)))
+
+    def attention(x):
+        query, key, value = (layers.Dense(D)(x) for _ in range(3))
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / D**0.5
+        weights = ops.softmax(scores + ops.squeeze(bias, -1))
+        return layers.Dense(D)(ops.matmul(weights, value))
+
+    x = norm(pre(pre(layers.Dense(D)(rows), attention), ffn))
+    assert not findings_of(keras.Model([rows, pairs], layers.Dense(7)(x)))

@@ -43,7 +43,7 @@ from plots.checking.masking import check_masking
 from plots.checking.numbers import check_numbers
 from plots.checking.order import check_order
 from plots.checking.padding import check_padding
-from plots.checking.queries import check_queries
+from plots.checking.queries import check_keys, check_queries
 from plots.checking.randomness import global_seed_kept
 from plots.checking.results import Check, Witness
 from plots.checking.rotations import check_rotations
@@ -170,6 +170,7 @@ def run_checks(trial: Trial, positions: str = "") -> Results:
             if not any(check.verdict == "counted" for check in found):  # it is wrong already
                 run("order", lambda: of_lengths(lambda one: check_order(one, positions)))
             run("queries", lambda: check_queries(trial))
+            run("keys", lambda: check_keys(trial))
             run("scales", lambda: check_scales(trial))
             run("rotations", lambda: check_rotations(trial))
             run("biases", lambda: check_biases(trial))

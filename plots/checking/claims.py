@@ -21,7 +21,7 @@ from plots.checking.samples import Field
 from plots.checking.trials import Trial
 from plots.checking.visibility import Visibility, visibility
 from plots.diagnosis.rules import named
-from plots.graph import Graph, Node
+from plots.graph import Constant, Graph, Node
 from plots.layers import RECURRENT
 from plots.reading.keras_calls import arguments_of
 from plots.traversal import reachability
@@ -132,6 +132,11 @@ def claim_of(leak: Leak) -> str:
         return f"the self-attention{'s' * (len(causal) > 1)} {named(graph, causal)} {verb} none"
     if masked := [a.id for a in leak.attentions if _has_triangular_mask(leak.trial, a)]:
         return f"{named(graph, masked)} {'take' if len(masked) > 1 else 'takes'} a triangular mask"
+    switched = [a.id for a in leak.attentions if any(map(_is_causal_switch, a.constants))]
+    predicts = predicts_own_tokens(leak.trial, leak.field, leak.output)
+    if predicts and len(switched) == len(leak.attentions) > 0:
+        verb = "are" if len(switched) > 1 else "is"
+        return f"{named(graph, switched)} {verb} called with a causal mask"
     convolutions = [node.id for node in graph.nodes if _has_causal_padding(graph, node)]
     if padded := [node_id for node_id in convolutions if leak.passes(node_id)]:
         return f"{named(graph, padded)} {'have' if len(padded) > 1 else 'has'} causal padding"
@@ -249,7 +254,7 @@ def refuted_claims(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[tup
         found = seen.get(attention.id)
         if found is None or found.is_causal:
             continue
-        flags = [c.port for c in attention.constants if "causal" in c.port and c.value]
+        flags = [c.port for c in attention.constants if _is_causal_switch(c)]
         if flags:
             yield attention.id, f"it is called with {flags[0]}"
             continue
@@ -260,6 +265,10 @@ def refuted_claims(trial: Trial, seen: Mapping[str, Visibility]) -> Iterator[tup
             yield attention.id, f"{named(graph, [stating[0].id])} is the name of a causal mask"
         elif _has_triangular_mask(trial, attention):
             yield attention.id, "it takes a triangular mask"
+
+
+def _is_causal_switch(constant: Constant) -> bool:
+    return "causal" in constant.port and constant.value is True
 
 
 def _calls_of_masks(graph: Graph, attention: Attention) -> list[Node]:

@@ -115,7 +115,13 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     why = ""
     if constant:
         why = f" The vectors of {named(trial.graph, constant)} are the same at every position."
-    claims = bool(positions) or bool(constant)
+    lost = "" if constant else _lost_positions(trial, field, permuted, order)
+    if lost:
+        why = (
+            f" {named(trial.graph, [lost])} adds something else at each position, but none of it "
+            "reaches an output: a norm takes away a number that is added to all features alike."
+        )
+    claims = bool(positions or constant or lost)
     although = f", although it has {positions}" if positions else ""
     text = (
         f"{what}{although}: the model knows no position, and reads a sequence as a set.{why} "
@@ -124,7 +130,8 @@ def _order_of(trial: Trial, field: Field, positions: str) -> Iterator[Check]:
     change = f"Permuting {field.place!r} by {order.tolist()}"
     shows = f"{change} permutes every output alike, or leaves it as it is."
     is_sequence = claims and field.kind == "ids"
-    note = Note("finding" if is_sequence else "remark", tuple(constant or attends), text, _ORDER)
+    about = tuple(constant or [lost] * bool(lost) or attends)
+    note = Note("finding" if is_sequence else "remark", about, text, _ORDER)
     inputs, changed = map(trial.as_model_takes, (trial.base, permuted))
     witness = Witness(inputs, changed, change, 0, (), 0.0, exact=not trial.weights, shows=shows)
     yield Check("order", "unknown", note, witness)
@@ -194,6 +201,31 @@ def _moved(images: np.ndarray, side: int, order: np.ndarray) -> np.ndarray:
     shape = squares.shape
     squares = squares.reshape(batch, rows * columns, *shape[3:])[:, order].reshape(shape)
     return squares.swapaxes(2, 3).reshape(images.shape)
+
+
+def _lost_positions(
+    trial: Trial, field: Field, permuted: Mapping[str, np.ndarray], order: np.ndarray
+) -> str:
+    """Return the first call that adds something else at each position, if no output has any of it.
+
+    Args:
+        trial: The model.
+        field: An input whose order no output knows.
+        permuted: The inputs with the positions of the field in another order.
+        order: That order.
+    """
+    after = trial.run(permuted)
+    for node in trial.graph.nodes:
+        value, other = trial.values.get((node.id, 0)), after.get((node.id, 0))
+        if value is None or other is None or value.ndim != 3 or value.dtype.kind != "f":
+            continue
+        if value.shape[1] != len(order) or not trial.flow.depends(node.id, on=field.place):
+            continue
+        change = abs(other - value[:, order]).max()
+        if change > _ROUNDING_OF_LARGE * abs(value).max():
+            is_sum = is_additive_merge(node) or bool(node.call_class and node.parameters)
+            return node.id if is_sum else ""
+    return ""
 
 
 def _constant_vectors(trial: Trial) -> list[str]:

@@ -1,4 +1,4 @@
-"""Attentions whose queries are all the same vector."""
+"""Attentions whose queries, or keys, are all the same vector."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from plots.attentions import attentions_with_masks
 from plots.checking.results import Check, shown
 from plots.checking.trials import Trial
 from plots.diagnosis.rules import doing, named
+from plots.graph import Edge
 
 if TYPE_CHECKING:
     import numpy as np
 
 _ROUNDING = 1e-6
+_BAHDANAU = "Bahdanau et al. 2015, Neural Machine Translation, section 3"
 _CARION = "Carion et al. 2020, End-to-End Object Detection with Transformers, section 3.2"
 
 
@@ -41,6 +43,32 @@ def check_queries(trial: Trial) -> Iterator[Check]:
     shows = f"With these inputs, all queries of {named(trial.graph, [*found])} are equal."
     witness = shown(trial, shows, exact=not trial.weights)
     yield Check("order", "equal", Note("finding", tuple(found), text, _CARION), witness)
+
+
+def check_keys(trial: Trial) -> Iterator[Check]:
+    """Yield a finding about keys that are one vector, so that nothing depends on the queries."""
+    found = {
+        attention.id: attention.keys[0].source
+        for attention in attentions_with_masks(trial.graph)[0]
+        if all(_is_one_vector(trial, edge) for edge in attention.keys)
+    }
+    if not found:
+        return
+    text = (
+        f"Keys that are all equal: {doing(trial.graph, [*found], 'attend')} to the same vector at "
+        f"each position, from {named(trial.graph, [*dict.fromkeys(found.values())])}, so that all "
+        "weights are equal, whatever the query is. Attend to one vector for each position, such "
+        "as all states of an encoder, return_sequences=True, and not to copies of the last one."
+    )
+    shows = f"With these inputs, all keys of {named(trial.graph, [*found])} are equal."
+    witness = shown(trial, shows, exact=not trial.weights)
+    yield Check("order", "equal", Note("finding", tuple(found), text, _BAHDANAU), witness)
+
+
+def _is_one_vector(trial: Trial, edge: Edge) -> bool:
+    """Return whether a sequence (b, t, d) is the same vector at all its positions."""
+    array = trial.values.get((edge.source, edge.output))
+    return array is not None and array.ndim == 3 and _is_constant(array, 1)
 
 
 def _are_equal(trial: Trial, attention: Attention) -> bool:

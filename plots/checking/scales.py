@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import log
 from typing import TYPE_CHECKING
 
 from plots.annotations import Note
@@ -25,6 +26,7 @@ _FACTOR = 8.0
 _MOST = 8.0**-0.9
 _LEAST_GROWN = 8.0**1.5
 _ALIKE = 0.99
+_POWER_ROUNDING = 0.1
 
 
 def check_scales(trial: Trial) -> Iterator[Check]:
@@ -42,7 +44,7 @@ def check_scales(trial: Trial) -> Iterator[Check]:
                 ratios[node.id] = ratio
                 settled |= region - {node.id} if _MOST <= ratio <= _LEAST_GROWN else set()
     wrong = {node_id: ratio for node_id, ratio in ratios.items() if node_id not in settled}
-    grown = {node_id: ratio for node_id, ratio in wrong.items() if ratio > _LEAST_GROWN}
+    grown = {node_id: ratio for node_id, ratio in wrong.items() if _is_power(ratio)}
     shrunk = {node_id: ratio for node_id, ratio in wrong.items() if ratio < _MOST}
     if grown:
         change = f"{max(grown.values()):.3g} times larger"
@@ -62,6 +64,12 @@ def check_scales(trial: Trial) -> Iterator[Check]:
             "+ epsilon)."
         )
         yield _finding(trial, "shrinking", [*shrunk], text, change)
+
+
+def _is_power(ratio: float) -> bool:
+    """Return whether a ratio is a power of the factor above 1, unlike that of a squash."""
+    power = log(ratio, _FACTOR)
+    return ratio > _LEAST_GROWN and abs(power - round(power)) < _POWER_ROUNDING
 
 
 def _finding(trial: Trial, verdict: str, ids: Sequence[str], text: str, change: str) -> Check:

@@ -349,6 +349,22 @@ def score_scale(graph: Graph) -> Iterator[Note]:
         )
 
 
+@remark_rule(
+    "Heads as wide as the model: {places} has several heads, each of the width of its queries. The "
+    "key_dim of MultiHeadAttention is the size of one head, and not the sum of all: "
+    "key_dim=width // num_heads makes as many numbers as there are.",
+    _VASWANI,
+)
+def heads_as_wide_as_the_model(graph: Graph) -> Iterator[str]:
+    """Each of several heads has as many numbers as the vector that it projects."""
+    for attention in attentions_with_masks(graph)[0]:
+        node = graph.node(attention.id)
+        heads, size = node.config.get("num_heads"), node.config.get("key_dim")
+        width = attention.query.tensor.shape[-1]
+        if attention.is_one_call and isinstance(heads, int) and heads > 1 and size == width:
+            yield node.id
+
+
 class _Scale(NamedTuple):
     """Constant factors of scores, the size of a head, and the width of the model, 0 if unknown."""
 

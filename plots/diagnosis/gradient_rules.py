@@ -20,7 +20,7 @@ from plots.layers import (
     is_shape_only,
     is_softmax,
 )
-from plots.traversal import Reachability, reachability
+from plots.traversal import Reachability, data_flow, reachability
 
 NOT_DIFFERENTIABLE: set[str] = {
     "Ceil",
@@ -179,12 +179,16 @@ def baked_in_noise(graph: Graph) -> list[str]:
     running has shown that it is not.
     """
     fixed = {place for note in graph.notes if note.kind == "fixed" for place in note.about}
+    flow = data_flow(graph)
     return [
         node.id
         for node in graph.of_class({"Multiply"})
         if (not node.opened or node.id in fixed)
         and any(c.digest is not None and not c.pattern and c.shape for c in node.constants)
-        and any(graph.node(e.source).operation == "Exp" for e in graph.incoming[node.id])
+        and any(
+            graph.node(e.source).operation == "Exp" and flow.depends_on_input(e.source)
+            for e in graph.incoming[node.id]
+        )
     ]
 
 

@@ -91,6 +91,13 @@ def _on_range(graph: Graph, last: Node, loss: Loss, name: str) -> Note | None:
             "categorical cross-entropy."
         )
         return remark([last.id], text, _SOFTMAX)
+    if name in _DISTANCES and activation == "sigmoid" and last.outputs[0].shape[-1] == 1:
+        return remark(
+            [last.id],
+            f"A sigmoid with {loss.class_name}: {place} returns numbers between 0 and 1, so that "
+            "it predicts no other ones. Take no activation, unless targets are in this range.",
+            _SOFTMAX,
+        )
     if name in ("hinge", "squaredhinge") and activation in ("sigmoid", "softmax"):
         return finding(
             [last.id],

@@ -238,6 +238,7 @@ def projected_tensor(graph: Graph, node: Node) -> tuple[str, int] | None:
 def relu_after_one_addition(graph: Graph) -> Iterator[Note]:
     """One block of several has a ReLU after its addition, on the skip path of the next ones."""
     merges: dict[object, dict[str, str]] = {}
+    begins_with_norm = {path.target for path in graph.skip_paths if path.placement == "pre"}
     for path in graph.skip_paths:
         if is_additive_merge(graph.node(path.target)) and not path.gated:
             takers = [graph.node(edge.target) for edge in graph.outgoing[path.target]]
@@ -246,13 +247,17 @@ def relu_after_one_addition(graph: Graph) -> Iterator[Note]:
             shape = graph.node(path.target).outputs[0].shape
             merges.setdefault(shape, {})[path.target] = takers[0].id if is_alone else ""
     for own in merges.values():
-        before_the_last = sorted(own, key=graph.index.__getitem__)[:-1]
+        *before_the_last, last = sorted(own, key=graph.index.__getitem__)
         clipped = [merge for merge in before_the_last if own[merge]]
-        if len(clipped) == 1 < len(before_the_last):
+        # Blocks that begin with their activation may have one after the last addition.
+        judged = own if not own[last] else before_the_last
+        least = 3 if begins_with_norm.isdisjoint(own) else 2
+        if len(clipped) == 1 and len(judged) >= least:
             yield finding(
                 [*clipped, own[clipped[0]]],
-                f"A ReLU after one of {len(own)} additions: {named(graph, [own[clipped[0]]])} sets "
-                f"the negative numbers of {named(graph, clipped)} to 0, also on the skip path of "
+                f"A ReLU after one of {len(own)} additions{', but for the last' * bool(own[last])}: "
+                f"{named(graph, [own[clipped[0]]])} sets the negative "
+                f"numbers of {named(graph, clipped)} to 0, also on the skip path of "
                 "the next block, and the other blocks have none. Blocks that begin with their "
                 "norm and activation have none after the addition.",
                 _IDENTITY,

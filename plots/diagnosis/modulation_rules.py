@@ -155,7 +155,8 @@ def scale_never_below_one(graph: Graph) -> Iterator[tuple[str, str]]:
     """A scale is exp(x), and x is the output of a ReLU."""
     for node in graph.of_operation("Exp"):
         takers = [graph.node(edge.target) for edge in graph.outgoing[node.id]]
-        if not any(taker.is_a({"Multiply"}) for taker in takers):
+        is_of_weight = not graph.incoming[node.id]
+        if is_of_weight or not any(taker.is_a({"Multiply"}) for taker in takers):
             continue
         maker = graph.node(graph.incoming[node.id][0].source)
         maker = walk_back(graph, maker, lambda call: call.operation == "Multiply")

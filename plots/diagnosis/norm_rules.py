@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from plots.annotations import Note, shape_text
 from plots.attentions import attentions_with_masks
 from plots.diagnosis.activations import activation_of
-from plots.diagnosis.axis_origins import axis_origins, kinds, sources
+from plots.diagnosis.axis_origins import Part, axis_origins, kinds, sources
 from plots.diagnosis.projections import past_dropouts, past_layout, projection_behind
 from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark, remark_rule
 from plots.graph import Edge, Graph, Node
@@ -76,12 +76,21 @@ def _axes_case(graph: Graph, node: Node) -> str:
         return ""
     if all(shape[axis] == 1 for axis in axes):
         return "one feature"
-    found = {kind for axis in axes for kind in kinds(axis_origins(graph)[node.id, 0][axis])}
+    origins = axis_origins(graph)[node.id, 0]
+    found = {kind for axis in axes for kind in kinds(origins[axis])}
     if "batch" in found:
         return "batch"
-    if "position" in found and len(shape) == 3:
+    positions = [part for axis in axes for part in origins[axis] if part.kind == "position"]
+    of_patches = all(_is_piece(graph, part) for part in positions)
+    if "position" in found and len(shape) == 3 and not of_patches:
         return "both" if "feature" in found else "position"
     return ""
+
+
+def _is_piece(graph: Graph, part: Part) -> bool:
+    """Return whether a part of an axis is smaller than the axis, as the positions of a patch."""
+    wholes = [graph.node(i).outputs[output].shape[axis] for i, output, axis in part.origins]
+    return all(whole is not None and part.size < whole for whole in wholes)
 
 
 def _is_of_one_number(node: Node) -> bool:

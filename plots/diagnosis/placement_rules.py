@@ -30,6 +30,7 @@ _STYLES: dict[NormStyle, str] = {
 }
 _XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, figure 1"
 _MIX_LN = f"{_XIONG}; Li et al. 2024, Mix-LN, section 3, begins with post-norm on purpose"
+_EVOFORMER = "Jumper et al. 2021, AlphaFold 2, supplement 1.9.8, has heads on maps as they are"
 _FT_TRANSFORMER = (
     f"{_XIONG}; Gorishniy et al. 2021, Revisiting Deep Learning Models for Tabular Data, "
     "section 3.3, leaves out the first norm on purpose"
@@ -169,11 +170,12 @@ def no_final_norm(graph: Graph) -> Iterator[Note]:
         if is_step or _style(stream.paths[-1]) != "pre" or not stream.has_token_norms(graph):
             continue
         if not _is_normed_at_its_end(graph, stream):
-            yield (remark if _is_loop(graph, stream) else finding)(
+            is_map = len(graph.node(end).outputs[0].shape) > 3
+            yield (remark if is_map or _is_loop(graph, stream) else finding)(
                 [end],
                 f"A pre-norm stream without a final norm, from {named(graph, [end])} on: its "
                 "output is the sum of all sublayers, which grows with the depth.",
-                f"{_XIONG} (b); {_GPT_2}",
+                f"{_XIONG} (b); {_GPT_2}" + f"; {_EVOFORMER}" * is_map,
             )
 
 
@@ -214,13 +216,14 @@ def head_before_the_final_norm(graph: Graph) -> Iterator[Note]:
             if is_linear_projection(node) and bare & {node.id, *up_to_norms.descendants(node.id)}
         ]
         if heads and others:
-            yield finding(
+            is_map = len(graph.node(end).outputs[0].shape) > 3
+            yield (remark if is_map else finding)(
                 [heads[0], end, norms[0]],
                 f"A head before the final norm: {named(graph, heads[:1])} takes the sum of all "
                 f"sublayers from {named(graph, [end])}, which grows with the depth, while "
                 f"{named(graph, norms[:1])} normalises it for another output. Take the output of "
                 "the norm for both.",
-                f"{_XIONG} (b); {_GPT_2}",
+                f"{_XIONG} (b); {_GPT_2}" + f"; {_EVOFORMER}" * is_map,
             )
 
 

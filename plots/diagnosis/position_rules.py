@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from plots.annotations import Note
 from plots.attentions import attentions_with_masks, position_flow
+from plots.diagnosis.attention_rules import summed_by_product
 from plots.diagnosis.axis_origins import Kind, axis_origins, kinds
 from plots.diagnosis.projections import projection_behind
 from plots.diagnosis.rules import (
@@ -20,7 +21,7 @@ from plots.diagnosis.rules import (
     remark_rule,
 )
 from plots.graph import Constant, Edge, Graph, Node
-from plots.layers import POSITIONS_TRAIT, RECURRENT, is_additive_merge
+from plots.layers import POSITIONS_TRAIT, PRODUCTS, RECURRENT, is_additive_merge
 from plots.positions import Tables, is_trained, kinds_of_positions
 from plots.traversal import data_flow
 
@@ -197,6 +198,16 @@ def positions_again(graph: Graph) -> Iterator[Note]:
             )
 
 
+def _sums_positions(graph: Graph, product: Node) -> bool:
+    """Return whether a product sums over positions, as the sampling of points of an image does."""
+    for edge in graph.incoming[product.id]:
+        summed = summed_by_product(graph, product, edge) or ()
+        origins = axis_origins(graph)[edge.source, edge.output]
+        if any("position" in kinds(origins[axis]) for axes in summed for axis in axes):
+            return True
+    return False
+
+
 @diagnosis_rule("positions_too_late")
 def positions_too_late(graph: Graph) -> Iterator[Note]:
     """Positions are added to what the last attention returns, where nothing mixes positions."""
@@ -207,6 +218,7 @@ def positions_too_late(graph: Graph) -> Iterator[Note]:
     tables = Tables(graph, flow)
     merges = [node.id for node in graph.nodes if is_additive_merge(node) and tables.added_by(node)]
     mixers = [a.id for a in attentions] + [n.id for n in graph.nodes if n.is_a(_MIXERS)]
+    mixers += [n.id for n in graph.of_operation(*PRODUCTS) if _sums_positions(graph, n)]
     late = [
         merge
         for merge in merges

@@ -215,6 +215,8 @@ def _meant(before: Shape, after: Shape) -> str:
     sizes, others = ([size or 0 for size in side] for side in (given, result))
     if prod(sizes) != prod(others) or others[0] in accumulate(sizes, mul):
         return ""
+    if len(sizes) > len(others) == 2 and sizes[-1] % others[-1] == 0:
+        return ""  # the features of each place are cut, such as those of a detector's boxes
     is_moved = sorted(sizes) == sorted(others)
     if is_moved or (len(others) == 2 and others[0] in sizes[1:]):
         return f"does not move the axis of size {others[0]} to the front, but cuts up others"

@@ -20,7 +20,7 @@ from plots.graph import Constant, Edge, Graph, Node
 from plots.layers import SHAPE_CHANGES, TRANSPOSITIONS, is_additive_merge, is_softmax
 from plots.shape_values import TRIANGLES
 from plots.softmaxes import ELEMENTWISE, softmax_axes
-from plots.traversal import data_flow, once_per_graph, reachability
+from plots.traversal import Reachability, data_flow, once_per_graph, reachability
 
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.3"
 _KERAS = "Keras API, attention_mask of MultiHeadAttention: 1 at keys to attend to"
@@ -47,6 +47,8 @@ def masked_scores(graph: Graph) -> Iterator[Note]:
             elif node.is_a({"Multiply"}) and _has_mask(graph, node):
                 if _only_multiplied(steps):
                     places.setdefault(_BY_FLAGS, []).append(node.id)
+            elif node.operation in ("Tril", "Triu") and _only_multiplied(steps):
+                places.setdefault("sets scores beside its triangle to 0", []).append(node.id)
             elif is_additive_merge(node) and _has_flags(graph, node, constants=False):
                 places.setdefault("adds a mask of 0 and 1 to the scores", []).append(node.id)
     for node, _ in _products_before_other_softmaxes(graph):
@@ -334,6 +336,17 @@ def _shown(node: Node, constant: Constant, attention: Attention) -> str:
 # Axes of masks ----------------------------------------------------------------------------------
 
 
+@once_per_graph
+def _up_to_comparisons(graph: Graph) -> Reachability:
+    return reachability(graph, stop=lambda node: node.operation in _COMPARISONS)
+
+
+def _is_trained_bias(graph: Graph, edge: Edge) -> bool:
+    """Return whether what is added to scores is computed by weights, as the bias of a pair is."""
+    makers = (edge.source, *_up_to_comparisons(graph).ancestors(edge.source))
+    return "float" in edge.tensor.dtype and any(graph.node(i).parameters for i in makers)
+
+
 @diagnosis_rule("mask_axes")
 def mask_axes(graph: Graph) -> Iterator[Note]:
     """A mask is of another sequence than the keys, or lies along the queries."""
@@ -342,7 +355,8 @@ def mask_axes(graph: Graph) -> Iterator[Note]:
     attentions = attentions_with_masks(graph)[0]
     sequences = _masked_sequences(graph, attentions)
     for attention in attentions:
-        found = [_axes_of_mask(graph, attention, edge) for edge in attention.masks]
+        hiding = [edge for edge in attention.masks if not _is_trained_bias(graph, edge)]
+        found = [_axes_of_mask(graph, attention, edge) for edge in hiding]
         masks = [axes for axes in found if axes is not None]
         keys = _inputs(graph, sources(_key_origin(graph, attention)))
         for query_axis, key_axis in masks:

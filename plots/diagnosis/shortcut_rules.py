@@ -74,6 +74,7 @@ def shortcut_of_the_first_block(graph: Graph) -> Iterator[Note]:
                 or end.operation == "Multiply"
             )
             depends = flow.depends(branch.source, on=shortcut.source)
+            depends = depends and shortcut.tensor.shape == branch.tensor.shape
             if is_sublayer and depends and flow.depends_on_input(shortcut.source):
                 key = shortcut.source, shortcut.output
                 merges.setdefault(key, []).append((node.id, branch.source))
