@@ -253,9 +253,10 @@ def relu_after_one_addition(graph: Graph) -> Iterator[Note]:
         judged = own if not own[last] else before_the_last
         least = 3 if begins_with_norm.isdisjoint(own) else 2
         if len(clipped) == 1 and len(judged) >= least:
+            but = ", but for the last" if own[last] else ""
             yield finding(
                 [*clipped, own[clipped[0]]],
-                f"A ReLU after one of {len(own)} additions{', but for the last' * bool(own[last])}: "
+                f"A ReLU after one of {len(own)} additions{but}: "
                 f"{named(graph, [own[clipped[0]]])} sets the negative "
                 f"numbers of {named(graph, clipped)} to 0, also on the skip path of "
                 "the next block, and the other blocks have none. Blocks that begin with their "
