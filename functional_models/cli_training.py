@@ -165,11 +165,26 @@ def _check_tensorboard(options: argparse.Namespace) -> None:
         raise ImportError("--tensorboard needs TensorBoard: pip install tensorboard")
 
 
+def _spec_changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `--set`.
+
+    Raises:
+        ValueError: the size of the vocabulary is among them, which is that of the tokenizer.
+    """
+    changes = spec_changes(options)
+    if (size := changes.get("vocabulary_size")) is not None:
+        raise ValueError(
+            f"--set vocabulary_size={size}: the vocabulary is that of the tokenizer, which is "
+            f"trained on the data; use --vocabulary-size {size}"
+        )
+    return changes
+
+
 def train(options: argparse.Namespace) -> None:
     """Train a model."""
     _check_tensorboard(options)
     recipe = make_recipe(None, recipe_changes(options))
-    changes = spec_changes(options)
+    changes = _spec_changes(options)
     from functional_models.model_folder import check_model_folder
 
     check_model_folder(options.to, overwrite=options.overwrite, resumes=True)
@@ -276,7 +291,7 @@ def _encoder_head(corpus: Any) -> dict[str, Any]:
 def compare(options: argparse.Namespace) -> None:
     """Train several variants and compare them."""
     _check_tensorboard(options)
-    changes = spec_changes(options)
+    changes = _spec_changes(options)
     kind = changes.pop("kind", None)
     if kind == "encoder_only":
         raise ValueError(

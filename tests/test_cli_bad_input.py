@@ -24,6 +24,8 @@ BAD = [
         ["train", "--to", "{out}", *TINY, "--data", "{text.txt}", "--vocabulary-size", "300"],
         "a byte tokenizer has 256 ids",
     ),
+    ([*TRAIN, "--set", "vocabulary_size=97"], "use --vocabulary-size 97"),
+    (["compare", "--set", "vocabulary_size=97"], "use --vocabulary-size 97"),
     (["inspect", "gpt2_small", "--set", "width=3"], "unknown spec field 'width'"),
     (["inspect", "gpt2_small", "--set", "positions=spiral"], "unknown positions 'spiral'"),
     (["inspect", "gpt2_small", "--set", "num_layers"], "must be FIELD=VALUE"),
