@@ -34,7 +34,7 @@ from plots.layers import (
     merge_sign,
 )
 from plots.streams import residual_streams
-from plots.traversal import data_flow, walk_back
+from plots.traversal import data_flow, once_per_graph, walk_back
 
 _RESIDUAL = "He et al. 2016, Deep Residual Learning for Image Recognition, section 3"
 _IDENTITY = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 4.1"
@@ -287,16 +287,28 @@ def branch_ends_with_relu(graph: Graph) -> Iterator[str]:
 @diagnosis_rule("block_without_its_addition")
 def block_without_its_addition(graph: Graph) -> Iterator[Note]:
     """Calls in series that equal the branches of residual blocks beside them, without a merge."""
+    for calls, number in blocks_without_their_addition(graph):
+        yield finding(
+            calls,
+            f"No skip path leads past {named(graph, calls)}, although {number} equal blocks beside "
+            "have one. Add the input of the block to its output.",
+            _RESIDUAL,
+        )
+
+
+@once_per_graph
+def blocks_without_their_addition(graph: Graph) -> list[tuple[list[str], int]]:
+    """Return the calls of blocks without a merge, and the number of equal ones that have one."""
     bypassed = {node_id for path in graph.skip_paths for node_id in path.bypassed}
+    merges = {path.target for path in graph.skip_paths}
+    starts = {path.source for path in graph.skip_paths}
     branches: dict[tuple[str, ...], list[SkipPath]] = {}
     for path in graph.skip_paths:
         branches.setdefault(tuple(kind_of(graph.node(i)) for i in path.bypassed), []).append(path)
+    found = []
     for kinds_, paths in branches.items():
-        convolutions = sum("Conv" in kind for kind in kinds_)
-        if len(paths) < 2 or convolutions < 2:
+        if len(paths) < 2 or not _is_block(graph, paths[0]):
             continue
-        merges = {path.target for path in paths}
-        starts = {path.source for path in paths}
         lacking = []
         for node in graph.nodes:
             chain = _chain(graph, node, kinds_) if node.id not in bypassed else []
@@ -307,13 +319,16 @@ def block_without_its_addition(graph: Graph) -> Iterator[Note]:
             if before.tensor.shape == after.shape and is_beside:
                 lacking.append(chain)
         if 0 < len(lacking) < len(paths):
-            calls = [node_id for chain in lacking for node_id in chain]
-            yield finding(
-                calls,
-                f"No skip path leads past {named(graph, calls)}, although {len(paths)} equal "
-                "blocks beside have one. Add the input of the block to its output.",
-                _RESIDUAL,
-            )
+            found.append(([node_id for chain in lacking for node_id in chain], len(paths)))
+    return found
+
+
+def _is_block(graph: Graph, path: SkipPath) -> bool:
+    """Return whether a branch is more than a part of others: convolutions, or a norm and layers."""
+    calls = [graph.node(node_id) for node_id in path.bypassed]
+    convolutions = sum("Conv" in call.class_name for call in calls)
+    layers = sum(call.is_a(LINEAR_PROJECTIONS) for call in calls)
+    return convolutions > 1 or (layers > 1 and any(map(is_norm, calls)))
 
 
 def kind_of(node: Node) -> str:

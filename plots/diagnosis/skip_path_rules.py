@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from plots.annotations import Note, SkipPath
 from plots.attentions import attentions_with_masks, has_way_around, position_flow
+from plots.diagnosis.merge_rules import blocks_without_their_addition
 from plots.diagnosis.rules import (
     diagnosis_rule,
     finding,
@@ -76,6 +77,7 @@ def sublayer_without_skip_path(graph: Graph) -> Iterator[Note]:
             if is_before and (attention.is_self or follows):
                 lacking.add(attention.id)
         lacking.update(_feedforward_before(graph, flow, stream, merges))
+    lacking -= {i for calls, _ in blocks_without_their_addition(graph) for i in calls}
     if lacking <= bypassed:
         return
     along = position_flow(graph, attentions)
