@@ -487,3 +487,43 @@ def test_the_bias_of_pairs_is_no_mask_of_another_sequence():
 
     x = norm(pre(pre(layers.Dense(D)(rows), attention), ffn))
     assert not findings_of(keras.Model([rows, pairs], layers.Dense(7)(x)))
+
+
+def test_a_vector_for_each_step_of_a_loop_is_no_table_of_positions():
+    """Dehghani et al. 2019, Universal Transformers, equation 5, has one for positions and steps."""
+    x = keras.Input((T, D))
+    y = x + np.sin(np.arange(T * D, dtype="float32").reshape(1, T, D))
+    attention, first, last = (
+        layers.MultiHeadAttention(3, 2),
+        layers.Dense(17, "relu"),
+        layers.Dense(D),
+    )
+    for step in range(3):
+        y = y + np.sin(1.7 * step + np.arange(D, dtype="float32"))
+        y = norm(y + attention(y, y))
+        y = norm(y + last(first(y)))
+    assert not [t for t in findings_of(keras.Model(x, layers.Dense(7)(y))) if "same vector" in t]
+
+
+class Ternary(layers.Layer):
+    """Weights of -1, 0 and 1 by a straight-through estimator (Ma et al. 2024, BitNet b1.58)."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], D), name="kernel")
+
+    def call(self, x):
+        scale = ops.mean(ops.abs(self.kernel)) + 1e-5
+        rounded = ops.clip(ops.round(self.kernel / scale), -1, 1) * scale
+        return ops.matmul(x, self.kernel + ops.stop_gradient(rounded - self.kernel))
+
+
+def test_a_straight_through_estimator_passes_gradients_to_its_weights():
+    x = ids()
+    y = embedded(x)
+    for _ in range(2):
+        y = pre(y, causal)
+        y = pre(y, lambda z: layers.Dense(D)(ops.relu(Ternary()(z))))
+    model = keras.Model(x, layers.Dense(TOKENS)(norm(y)))
+    assert not findings_of(model)
+    graph = plots.diagnose(plots.read_graph(model, open_layers=True))
+    assert not [note.text for note in graph.notes if "Weights without" in note.text]

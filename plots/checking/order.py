@@ -250,7 +250,7 @@ def _fixed_vectors(trial: Trial) -> list[str]:
     """Return the calls without weights that add one vector to all positions of what they take."""
     import numpy as np
 
-    graph, found = trial.graph, []
+    graph, found, vectors = trial.graph, [], []
     attentions = [a.id for a in attentions_with_masks(graph)[0]]
     for node in graph.nodes:
         edges = float_inputs(graph, node)
@@ -267,7 +267,10 @@ def _fixed_vectors(trial: Trial) -> list[str]:
         is_one = bool(np.ptp(added, axis=(0, 1)).max() <= rounding < np.ptp(added))
         if is_one and any(trial.flow.depends(a, on=node.id) for a in attentions):
             found.append(node.id)
-    return found
+            vectors.append(added[0, 0])
+    # Several that differ tell steps of a loop: Dehghani et al. 2019, Universal Transformers.
+    are_steps = len(found) > 1 and not all(np.allclose(v, vectors[0]) for v in vectors)
+    return [] if are_steps else found
 
 
 def _differs(

@@ -55,12 +55,17 @@ def no_gradient(graph: Graph) -> Iterator[Note]:
     ends = [i for i, k in graph.outputs if "float" in graph.node(i).outputs[k].dtype]
     if not ends:
         return  # a graph that returns decisions alone, such as tokens, is not there for training
-    trained = {graph.node(node_id).layer for node_id in (*ends, *flow.ancestors(*ends))}
+    reached = [graph.node(node_id) for node_id in (*ends, *flow.ancestors(*ends))]
+    trained = {node.layer for node in reached}
+    # A weight of a layer that is opened goes into several calls, such as past a straight-through
+    # estimator; which of them are the same weight, the graph does not tell.
+    opened = {node.opened[-1] for node in reached if _is_inside(node)}
     places: dict[tuple[str, ...], list[str]] = {}
     for node in graph.nodes:
         has_own_loss = ADDS_LOSSES in node.traits
         is_first = node.id == node.layer and not has_own_loss
-        if node.trainable_parameters and node.layer not in trained and is_first:
+        is_reached = node.layer in trained or (_is_inside(node) and node.opened[-1] in opened)
+        if node.trainable_parameters and is_first and not is_reached:
             places.setdefault(_blocks(flow, node), []).append(node.id)
     for blocks, ids in places.items():
         why = (
@@ -98,6 +103,12 @@ def zeros_in_series(graph: Graph) -> Iterator[Note]:
             "and stays so. Begin with zeros at the last one only, as LoRA does.",
             _LORA,
         )
+
+
+def _is_inside(node: Node) -> bool:
+    """Return whether a call is an operation with weights, inside of a layer that is opened."""
+    has_weights = bool(node.parameters or node.shared_parameters)
+    return bool(node.opened) and node.kind != "layer" and has_weights
 
 
 def _zeros_before(graph: Graph, node: Node) -> Node | None:

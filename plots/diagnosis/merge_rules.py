@@ -316,7 +316,9 @@ def blocks_without_their_addition(graph: Graph) -> list[tuple[list[str], int]]:
                 continue
             before, after = graph.incoming[chain[0]][0], graph.node(chain[-1]).outputs[0]
             is_beside = _behind(graph, before, merges) or _ahead(graph, chain[-1], starts)
-            if before.tensor.shape == after.shape and is_beside:
+            takers = (graph.node(edge.target) for edge in graph.outgoing[chain[-1]])
+            is_merged = any(taker.is_a({"Multiply", "Concatenate"}) for taker in takers)
+            if before.tensor.shape == after.shape and is_beside and not is_merged:
                 lacking.append(chain)
         if 0 < len(lacking) < len(paths):
             found.append(([node_id for chain in lacking for node_id in chain], len(paths)))
