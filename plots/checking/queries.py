@@ -32,17 +32,14 @@ def check_queries(trial: Trial) -> Iterator[Check]:
         for attention in attentions_with_masks(trial.graph)[0]
         if _are_equal(trial, attention)
     }
-    if not found:
-        return
-    text = (
-        f"Queries that are all equal: {doing(trial.graph, [*found], 'take')} the same vector as "
-        f"each query, from {named(trial.graph, [*dict.fromkeys(found.values())])}, and so an "
-        "output of the model is the same at each of them. Queries need a vector of their own: a "
-        "row of a table for each index, 0, 1, 2 and so on."
-    )
-    shows = f"With these inputs, all queries of {named(trial.graph, [*found])} are equal."
-    witness = shown(trial, shows, exact=not trial.weights)
-    yield Check("order", "equal", Note("finding", tuple(found), text, _CARION), witness)
+    if found:
+        text = (
+            f"Queries that are all equal: {doing(trial.graph, [*found], 'take')} the same vector "
+            f"as each query, from {named(trial.graph, [*dict.fromkeys(found.values())])}, and so "
+            "an output of the model is the same at each of them. Queries need a vector of their "
+            "own: a row of a table for each index, 0, 1, 2 and so on."
+        )
+        yield _of_equal(trial, "queries", [*found], text, _CARION)
 
 
 def check_keys(trial: Trial) -> Iterator[Check]:
@@ -52,17 +49,21 @@ def check_keys(trial: Trial) -> Iterator[Check]:
         for attention in attentions_with_masks(trial.graph)[0]
         if all(_is_one_vector(trial, edge) for edge in attention.keys)
     }
-    if not found:
-        return
-    text = (
-        f"Keys that are all equal: {doing(trial.graph, [*found], 'attend')} to the same vector at "
-        f"each position, from {named(trial.graph, [*dict.fromkeys(found.values())])}, so that all "
-        "weights are equal, whatever the query is. Attend to one vector for each position, such "
-        "as all states of an encoder, return_sequences=True, and not to copies of the last one."
-    )
-    shows = f"With these inputs, all keys of {named(trial.graph, [*found])} are equal."
+    if found:
+        text = (
+            f"Keys that are all equal: {doing(trial.graph, [*found], 'attend')} to the same vector "
+            f"at each position, from {named(trial.graph, [*dict.fromkeys(found.values())])}, so "
+            "that all weights are equal, whatever the query is. Attend to one vector for each "
+            "position, such as all states of an encoder, return_sequences=True, and not to copies "
+            "of the last one."
+        )
+        yield _of_equal(trial, "keys", [*found], text, _BAHDANAU)
+
+
+def _of_equal(trial: Trial, what: str, ids: list[str], text: str, reference: str) -> Check:
+    shows = f"With these inputs, all {what} of {named(trial.graph, ids)} are equal."
     witness = shown(trial, shows, exact=not trial.weights)
-    yield Check("order", "equal", Note("finding", tuple(found), text, _BAHDANAU), witness)
+    return Check("order", "equal", Note("finding", tuple(ids), text, reference), witness)
 
 
 def _is_one_vector(trial: Trial, edge: Edge) -> bool:
