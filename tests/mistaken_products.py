@@ -128,6 +128,50 @@ def scores_cut_to_a_triangle(wrong):
     return keras.Model(tokens, layers.Dense(TOKENS)(x))
 
 
+def one_softmax_for_all_pairs(wrong):
+    def attention(x):
+        query, key, value = (layers.Dense(D)(x) for _ in range(3))
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / D**0.5
+        if wrong:
+            weights = ops.softmax(ops.reshape(scores, (-1, T * T)))
+            weights = ops.reshape(weights, (-1, T, T))
+        else:
+            weights = ops.softmax(scores)
+        return layers.Dense(D)(ops.matmul(weights, value))
+
+    tokens = ids()
+    x = stacked(embedded(tokens), attention, ffn, attention, ffn)
+    return keras.Model(tokens, layers.Dense(TOKENS)(layers.GlobalAveragePooling1D()(x)))
+
+
+def norm_on_the_skip_path(wrong):
+    tokens = ids()
+    x = embedded(tokens)
+    for sublayer in (attend, ffn, attend, ffn):
+        normed = norm(x)
+        x = normed + sublayer(x) if wrong else x + sublayer(normed)
+    return keras.Model(tokens, layers.Dense(TOKENS)(norm(x)))
+
+
+def recurrent_relu(wrong):
+    tokens = ids()
+    layer = layers.GRU(D, activation="relu" if wrong else "tanh")
+    x = layers.Bidirectional(layer)(layers.Embedding(TOKENS, D)(tokens))
+    return keras.Model(tokens, layers.Dense(7)(x))
+
+
+def values_of_the_keys(wrong):
+    def attention(x):
+        query, key = layers.Dense(D)(x), layers.Dense(D)(x)
+        value = layers.Dense(D)(layers.Dropout(0.1)(key) if wrong else x)
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 1))) / D**0.5
+        return layers.Dense(D)(ops.matmul(ops.softmax(scores), value))
+
+    tokens = ids()
+    x = stacked(embedded(tokens), attention, ffn, attention, ffn)
+    return keras.Model(tokens, layers.Dense(TOKENS)(x))
+
+
 def copies_of_one_state(wrong):
     source, target = ids(), ids()
     encoder = layers.GRU(D, return_sequences=not wrong)

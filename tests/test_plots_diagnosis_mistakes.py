@@ -150,11 +150,15 @@ from mistaken_products import (
     heads_of_the_whole_width,
     memory_before_the_keys,
     no_first_norm,
+    norm_on_the_skip_path,
+    one_softmax_for_all_pairs,
     products_of_numbers,
+    recurrent_relu,
     scores_cut_to_a_triangle,
     sigmoid_of_a_cosine,
     sigmoid_of_a_cosine_by_hand,
     softmax_of_cosines,
+    values_of_the_keys,
 )
 from mistaken_streams import (
     added_to_itself,
@@ -303,7 +307,7 @@ MISTAKES = {
     "values of the target": Mistake(values_of_the_target, "two sequences"),
     "channels joined to the batch": Mistake(channels_joined_to_the_batch, "A reshape mixes axes"),
     "head before the final norm": Mistake(head_before_the_final_norm, "before the final norm"),
-    "product for a sum": Mistake(product_for_a_sum, "in the place of a sum", "remark"),
+    "product for a sum": Mistake(product_for_a_sum, "in the place of a sum"),
     "one shortcut for all": Mistake(one_shortcut_for_all, "same shortcut at each of 4"),
     "rolled and not back": Mistake(rolled_and_not_back, "not rolled back"),
     "rolled on": Mistake(rolled_on, "not rolled back"),
@@ -457,6 +461,10 @@ MISTAKES = {
         head((1, None, "mse"), (1, "sigmoid", "mse")), "predicts no other ones", "remark"
     ),
     "no first norm": Mistake(no_first_norm, "norms of one residual stream are mixed", "remark"),
+    "one softmax for all pairs": Mistake(one_softmax_for_all_pairs, "queries and keys at once"),
+    "norm on the skip path": Mistake(norm_on_the_skip_path, "norm is on the skip path"),
+    "recurrent ReLU": Mistake(recurrent_relu, "state without bounds", "remark"),
+    "values of the keys": Mistake(values_of_the_keys, "projection of a projection", "remark"),
     "rows of a map": Mistake(rows_of_a_map, "softmax over axis 1, but a sum over axis 2"),
 }
 

@@ -45,6 +45,7 @@ from plots.diagnosis import (  # noqa: F401 - they register their rules
     recurrent_rules,
     reshape_rules,
     score_mask_rules,
+    score_rules,
     sharing_rules,
     shortcut_rules,
     skip_path_rules,

@@ -17,7 +17,7 @@ from plots.layers import (
     is_linear_projection,
     is_norm,
 )
-from plots.norms import DIVISIONS
+from plots.norms import DIVISIONS, normalises
 from plots.traversal import data_flow, walk_back
 
 _HE = "He et al. 2016, Identity Mappings in Deep Residual Networks, section 3.1"
@@ -68,14 +68,29 @@ def _unbounded_factors(
             yield node.id, maker.id
 
 
-@remark_rule(
+_PRODUCT = (
     "A product in the place of a sum: {places:multiply} a tensor by what {others} computes of it "
     "without an activation, so that it may be of any size and sign, and numbers and gradients "
-    "vanish or grow with the depth. A skip path adds: x + f(x); a gate ends with a sigmoid.",
-    _HE,
+    "vanish or grow with the depth. A skip path adds: x + f(x); a gate ends with a sigmoid."
 )
+
+
+@remark_rule(_PRODUCT, _HE)
 def product_for_a_sum(graph: Graph) -> Iterator[tuple[str, str]]:
     """A tensor is multiplied by the output of a sublayer that takes it, and that has no range."""
+    yield from (
+        (product, maker) for product, maker, has_norm in _of_sublayers(graph) if not has_norm
+    )
+
+
+@finding_rule(_PRODUCT, _HE)
+def product_for_a_sum_after_a_norm(graph: Graph) -> Iterator[tuple[str, str]]:
+    """A tensor is multiplied by the output of a pre-norm sublayer: x * f(norm(x))."""
+    yield from ((product, maker) for product, maker, has_norm in _of_sublayers(graph) if has_norm)
+
+
+def _of_sublayers(graph: Graph) -> Iterator[tuple[str, str, bool]]:
+    """Yield a product of a tensor and its sublayer, the sublayer's end, and if a norm is first."""
     flow = data_flow(graph)
     for node, edge, other in _products(graph):
         maker = past_dropouts(graph, edge)
@@ -86,7 +101,9 @@ def product_for_a_sum(graph: Graph) -> Iterator[tuple[str, str]]:
         if any(_divides_by(graph, call, other) for call in inside):
             continue  # a scale that was taken out before, and is put back
         if any(is_attention(call) or activation_of(call) in BENT for call in inside):
-            yield node.id, maker.id
+            takers = {e.target for e in graph.outgoing[other.source] if e.output == other.output}
+            first = [call for call in inside if call.id in takers]
+            yield node.id, maker.id, bool(first) and all(normalises(graph, n) for n in first)
 
 
 def _divides_by(graph: Graph, node: Node, value: Edge) -> bool:

@@ -11,7 +11,7 @@ from plots.attentions import attentions_with_masks
 from plots.diagnosis.activations import activation_of
 from plots.diagnosis.closed import is_closed
 from plots.diagnosis.projections import up_to_weights
-from plots.diagnosis.rules import diagnosis_rule, finding, named, remark
+from plots.diagnosis.rules import diagnosis_rule, doing, finding, named, remark
 from plots.diagnosis.skip_path_rules import has_sublayer, is_sublayer_part
 from plots.graph import Graph, Node
 from plots.layers import is_attention, is_identity_like, is_linear_projection
@@ -125,6 +125,36 @@ def _source_of_mixture(styles: Sequence[NormStyle | None]) -> str:
     if len(styles) > 3 and styles[0] == "none" and {*styles[1:]} == {"pre"}:
         return _FT_TRANSFORMER
     return ""
+
+
+@diagnosis_rule("norm_on_the_skip_path")
+def norm_on_the_skip_path(graph: Graph) -> Iterator[Note]:
+    """Merges add a branch without a norm to the norm of what the branch begins with."""
+    paths = [path for path in graph.skip_paths if _norms_the_stream(graph, path)]
+    if not paths:
+        return
+    norms = [n for path in paths for n in path.through if normalises(graph, graph.node(n))]
+    merges = [path.target for path in paths]
+    yield (finding if len(paths) > 1 else remark)(
+        [*norms, *merges],
+        f"The norm is on the skip path: {doing(graph, norms, 'normalise')} the stream on its way "
+        f"to {named(graph, merges)}, while the branch takes it without a norm. That is norm(x) + "
+        "f(x), where pre-norm is x + f(norm(x)): the branch takes the norm, and the stream passes.",
+        f"{_XIONG}; He et al. 2016, Identity Mappings in Deep Residual Networks, section 3",
+    )
+
+
+def _norms_the_stream(graph: Graph, path: SkipPath) -> bool:
+    """Return whether a stream passes norms of tokens and nothing else, and the branch no norm."""
+    through = [graph.node(node_id) for node_id in path.through]
+    norms = [node for node in through if normalises(graph, node)]
+    return (
+        bool(norms)
+        and not any(node.is_a({"BatchNormalization"}) for node in norms)
+        and all(normalises(graph, node) or is_identity_like(node) for node in through)
+        and not any(normalises(graph, graph.node(place)) for place in path.bypassed)
+        and has_sublayer(graph, path.bypassed)
+    )
 
 
 @diagnosis_rule("norm_on_branch_output")

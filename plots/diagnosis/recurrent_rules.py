@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from plots.annotations import Note
 from plots.diagnosis.closed import is_closed
@@ -15,6 +15,11 @@ from plots.traversal import data_flow
 _BACKWARDS = "Keras API, go_backwards of keras.layers.RNN; github.com/keras-team/keras/issues/1431"
 _SCHUSTER = "Schuster and Paliwal 1997, Bidirectional Recurrent Neural Networks, section III"
 _STATES = "Keras API, return_state and initial_state of keras.layers.LSTM"
+_IRNN = (
+    "Keras API, keras.layers.LSTM, conditions of the cuDNN kernel; Le et al. 2015, A Simple Way to "
+    "Initialize Recurrent Networks of Rectified Linear Units, section 2"
+)
+_GATED = frozenset({"GRU", "LSTM"})
 _SUTSKEVER = "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 2"
 
 
@@ -96,6 +101,24 @@ def first_step(graph: Graph) -> Iterator[tuple[str, str]]:
             before = past_dropouts(graph, edge, only=True)
             if before is not None and before.is_a(RECURRENT) and not _turns_steps(before):
                 yield node.id, before.id
+
+
+@remark_rule(
+    "A state without bounds: {places:multiply} what a ReLU let through by the weights of the state "
+    "at every step, so that it may overflow or vanish over many steps, and no fast kernel of a GPU "
+    "takes it. Leave activation at tanh, or begin with an identity, as Le et al. do.",
+    _IRNN,
+)
+def recurrent_relu(graph: Graph) -> Iterator[str]:
+    """A gated recurrent layer has a ReLU in the place of tanh."""
+    for node in graph.nodes:
+        inner = node.config.get("layer")
+        config = inner.get("config", {}) if isinstance(inner, Mapping) else node.config
+        is_gated = node.is_a(_GATED) or (
+            isinstance(inner, Mapping) and inner.get("class_name") in _GATED
+        )
+        if is_gated and config.get("activation") in ("relu", "leaky_relu", "elu"):
+            yield node.id
 
 
 @diagnosis_rule("states_swapped")

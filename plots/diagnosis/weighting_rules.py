@@ -9,7 +9,7 @@ from plots.attentions import attentions_with_masks
 from plots.diagnosis.activations import activation_of
 from plots.diagnosis.attention_rules import moved_axes, summed_by_product
 from plots.diagnosis.axis_origins import axis_origins, kinds
-from plots.diagnosis.projections import scalar_factor
+from plots.diagnosis.projections import past_layout, projection_behind, scalar_factor
 from plots.diagnosis.rules import diagnosis_rule, finding, finding_rule, named, remark_rule
 from plots.graph import Edge, Graph, Node
 from plots.layers import (
@@ -29,6 +29,7 @@ _POOLING = "Lin et al. 2017, A Structured Self-Attentive Sentence Embedding, sec
 _RETENTION = "Sun et al. 2023, RetNet, section 2.1, has no softmax on purpose, and a norm after it"
 _VASWANI = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.1"
 _ADDITIVE = "Bahdanau et al. 2015, Neural Machine Translation, appendix A.1.2"
+_PARTS = "Vaswani et al. 2017, Attention Is All You Need, section 3.2.2"
 _SHARED = "Kitaev et al. 2020, Reformer, section 2, shares queries and keys on purpose"
 _POINTWISE = frozenset({"Add", "Divide", "Multiply", "Square", "Subtract", "TrueDivide", "Where"})
 _SUMS = frozenset({"Mean", "Sum"})
@@ -248,6 +249,26 @@ def queries_as_keys(graph: Graph) -> Iterator[tuple[str, str]]:
         query, key, value = (_projected(graph, edge) for edge in edges)
         if query and value and query == key != value:
             yield attention.id, query[0]
+
+
+@remark_rule(
+    "A projection of a projection: {places:take} what {others} projects for the same attention, in "
+    "the place of the vectors that it takes, so that queries, keys and values have weights in "
+    "common. Project each from the vectors themselves.",
+    _PARTS,
+)
+def projected_twice(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Queries, keys or values are projected from the queries or keys of the same attention."""
+    for attention in attentions_with_masks(graph)[0]:
+        if graph.node(attention.id).parameters or not attention.values:
+            continue
+        edges = attention.query, attention.keys[0], attention.values[0]
+        behind = [found for edge in edges if (found := projection_behind(graph, edge))]
+        ids = {found.id for found in behind}
+        for found in behind:
+            first = past_layout(graph, found.source, TRANSPOSITIONS)
+            if first.id in ids - {found.id}:
+                yield found.id, first.id
 
 
 def _projected(graph: Graph, edge: Edge) -> tuple[str, int] | None:
