@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from plots.renderers.boxes import quoted
 from plots.renderers.engines import SECONDS, layouts_of
+from plots.renderers.forms import form_of
 
 if TYPE_CHECKING:
     import pydot
@@ -112,6 +113,19 @@ class Placement:
         (x0, y0), (x1, y1) = self.corners
         corners = (x0 + dx, y0 + dy), (x1 + dx, y1 + dy)
         return replace(self, attributes=attributes, corners=corners)
+
+    def renamed(self, names: Mapping[str, str]) -> Placement:
+        """Return it for a graph that has other names for nodes and clusters."""
+
+        def own(key: Key) -> Key:
+            kind, *old = key
+            return (kind, *(names.get(name, name) for name in old))
+
+        return replace(
+            self,
+            attributes={own(key): found for key, found in self.attributes.items()},
+            titles={own(key): title for key, title in self.titles.items()},
+        )
 
     def joined(self, other: Placement) -> Placement:
         """Return both; a cluster that is in both reaches around its contents in both."""
@@ -237,8 +251,7 @@ def placed_by_graphviz(dots: Sequence[pydot.Dot], seconds: float = SECONDS) -> l
     """Return where Graphviz places the nodes and edges of each of some graphs.
 
     Clusters in which edges leave no room for the title are made wider, by spaces in their labels in
-    the graph, as far as that helps. Cells of pictures have fixed sizes, so that their files are not
-    needed.
+    the graph, as far as that helps. Of graphs with the same form, one is laid out.
 
     Args:
         dots: The graphs.
@@ -247,6 +260,21 @@ def placed_by_graphviz(dots: Sequence[pydot.Dot], seconds: float = SECONDS) -> l
     Raises:
         ImportError, RuntimeError: see `run_graphviz`.
     """
+    forms = [form_of(_text(dot)) for dot in dots]
+    first: dict[str, int] = {}
+    for number, form in enumerate(forms):
+        first.setdefault(form.text, number)
+    placed = _placed([dots[number] for number in first.values()], seconds)
+    placement_of = dict(zip(first, placed, strict=True))
+    return [
+        placement_of[form.text].renamed(
+            dict(zip(forms[first[form.text]].names, form.names, strict=True))
+        )
+        for form in forms
+    ]
+
+
+def _placed(dots: Sequence[pydot.Dot], seconds: float) -> list[Placement]:
     end = time.monotonic() + seconds
     placements = _layouts(dots, seconds)
     narrow = {
@@ -271,8 +299,12 @@ def placed_by_graphviz(dots: Sequence[pydot.Dot], seconds: float = SECONDS) -> l
 
 
 def _layouts(dots: Sequence[pydot.Dot], seconds: float) -> list[Placement]:
-    texts = [_PICTURE.sub("", dot.to_string()) for dot in dots]
-    return [*map(read_placement, layouts_of(texts, seconds))]
+    return [*map(read_placement, layouts_of([*map(_text, dots)], seconds))]
+
+
+def _text(dot: pydot.Dot) -> str:
+    """Return a graph in DOT. Cells of pictures have fixed sizes: their files are not needed."""
+    return _PICTURE.sub("", dot.to_string())
 
 
 def _widen(dot: pydot.Dot, placement: Placement, missing: Mapping[Key, float]) -> None:
