@@ -67,19 +67,26 @@ def is_injected(
     source: Value,
     starts: Collection[str],
     ends: Collection[str],
-    paths: Sequence[SkipPath],
+    paths: Iterable[tuple[SkipPath, frozenset[str]]],
 ) -> bool:
     """Return whether a value goes into the branches of a stream that it is no part of.
 
     Such as the positions of queries, which every sublayer of a detector adds to its own input. The
     values of the first attention, which those of later ones add, are part of its branch. What is
     added to the stream itself, one of `ends`, is no path of its own.
+
+    Args:
+        flow: The data flow.
+        source: The value.
+        starts: The calls that branches from it would begin with.
+        ends: The other terms of the merge.
+        paths: Skip paths that end on these branches, and the calls that each of them bypasses.
     """
     return any(
-        {*path.bypassed}.issuperset(starts)
-        and (source[0] not in path.bypassed or path.target in ends)
+        bypassed.issuperset(starts)
+        and (source[0] not in bypassed or path.target in ends)
         and not flow.depends(path.source, source[0])
-        for path in paths
+        for path, bypassed in paths
     )
 
 

@@ -102,10 +102,17 @@ def skip_paths(graph: Graph) -> tuple[SkipPath, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A skip path, with the values along it from its source, without those of the merge."""
+    """A skip path.
+
+    Attributes:
+        path: The path.
+        values: The values along it from its source, without those of the merge.
+        bypassed: The calls that it bypasses.
+    """
 
     path: SkipPath
     values: tuple[Value, ...]
+    bypassed: frozenset[str]
 
 
 def _lines_into(flow: Reachability, merge: Node, found: Mapping[str, list[_Line]]) -> list[_Line]:
@@ -176,16 +183,16 @@ def _line_along(
         takers = [i for i in flow.takers(*source) if i not in through and not flow.stops_at(i)]
         starts = flow.leading_to(ends, takers)
         bypassed = [i for i in flow.along(starts, ends) if i not in through] if starts else []
-        paths = [line.path for i in bypassed for line in found.get(i, ())]
+        lines = [line for i in bypassed for line in found.get(i, ())]
         is_stream = away.isdisjoint([source, *passed]) and not (
-            is_added_again(flow, merge, source, bypassed, paths)
-            or is_injected(flow, source, starts, ends, paths)
+            is_added_again(flow, merge, source, bypassed, [line.path for line in lines])
+            or is_injected(flow, source, starts, ends, [(o.path, o.bypassed) for o in lines])
         )
         if is_stream and is_branch(flow, merge, bypassed, through, starts, projected):
             between = [node_id for node_id, _ in (*reversed(passed), *last)]
             ids = (source[0], merge.id, tuple(between), tuple(bypassed))
             path = SkipPath(*ids, norms=(), projected=projected)
-            return _Line(path, (source, *reversed(passed), *last))
+            return _Line(path, (source, *reversed(passed), *last), frozenset(bypassed))
         if source in same:
             return None
         passed.append(source)
@@ -262,7 +269,8 @@ def _with_gate(flow: Reachability, line: _Line) -> _Line | None:
     branch = tuple(node_id for node_id in path.bypassed if node_id not in gates)
     if all(flow.graph.node(node_id).is_a({"Multiply"}) for node_id in branch):
         return None
-    return replace(line, path=replace(path, bypassed=branch, gated=True))
+    branched = replace(path, bypassed=branch, gated=True)
+    return replace(line, path=branched, bypassed=frozenset(branch))
 
 
 def _is_plain(path: SkipPath) -> bool:

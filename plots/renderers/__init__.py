@@ -117,7 +117,7 @@ def lay_out(graph: Graph) -> Layout:
     return Layout(
         namespaces=namespaces,
         stream=stream,
-        arcs=frozenset(along - short) | _past_others(stream),
+        arcs=frozenset(along - short) | _past_others(graph),
         merges=merges,
         passed={node_id: count for node_id, count in passed.items() if count},
         tags=tags,
@@ -131,20 +131,22 @@ def lay_out(graph: Graph) -> Layout:
     )
 
 
-def _past_others(stream: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
-    """Return the pairs of a stream that lead past other calls of it, such as closed blocks."""
-    onwards: dict[str, set[str]] = defaultdict(set)
-    for source, target in stream:
-        onwards[source].add(target)
-    past = set()
-    for source, targets in onwards.items():
-        for target in targets if len(targets) > 1 else ():
-            waiting, seen = [*targets - {target}], set[str]()
-            while waiting and target not in seen:
-                seen.add(node_id := waiting.pop())
-                waiting += onwards.get(node_id, set()) - seen
-            past |= {(source, target)} if target in seen else set()
-    return frozenset(past)
+def _past_others(graph: Graph) -> frozenset[tuple[str, str]]:
+    """Return the pairs of the stream that lead past other calls of it, such as closed blocks."""
+    onwards: dict[str, list[str]] = defaultdict(list)
+    for source, target in dict.fromkeys(graph.stream):
+        onwards[source].append(target)
+    bit = {node_id: 1 << place for node_id, place in graph.index.items()}
+    after: dict[str, int] = defaultdict(int)  # the bits of the calls of the stream behind a call
+    for source in sorted(onwards, key=graph.index.__getitem__, reverse=True):
+        for target in onwards[source]:
+            after[source] |= bit[target] | after[target]
+    return frozenset(
+        (source, target)
+        for source, targets in onwards.items()
+        for target in targets
+        if any(bit[target] & after[other] for other in targets)
+    )
 
 
 def _tags(graph: Graph, namespaces: dict[str, str]) -> dict[str, str]:
