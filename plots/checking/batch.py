@@ -7,10 +7,12 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from plots.annotations import Note
+from plots.attentions import attentions_with_masks
 from plots.checking.lines import by_attention
 from plots.checking.results import Check, Run, said, witness_of
 from plots.checking.samples import Field
 from plots.checking.trials import Arrays, Trial
+from plots.diagnosis.projections import projection_behind
 from plots.diagnosis.rules import named
 from plots.graph import Node
 from plots.measuring.execution import Place
@@ -111,7 +113,7 @@ def _is_meant(trial: Trial, node: Node) -> bool:
     section 3. Or it takes a reshape of (b, n, d) to (1, b, n d), in which samples are the
     positions, as attention between samples does: Somepalli et al. 2021, SAINT, section 3.1.
     """
-    if node.is_a(_STATISTICS) or _adds_features(trial, node):
+    if node.is_a(_STATISTICS) or _adds_features(trial, node) or _attends_between(trial, node):
         return True
     edges = [edge for edge in trial.flow.incoming[node.id] if len(edge.tensor.shape) == 3]
     for edge in edges:
@@ -122,6 +124,23 @@ def _is_meant(trial: Trial, node: Node) -> bool:
         if reshape.operation != "Reshape" or len(sizes) < 2 or edge.tensor.shape != whole:
             return False
     return bool(edges)
+
+
+def _attends_between(trial: Trial, node: Node) -> bool:
+    """Return whether samples attend to each other as wholes: (b, n, d) to (b, n d) and back."""
+    graph, flow = trial.graph, trial.flow
+    for attention in attentions_with_masks(graph)[0]:
+        behind = projection_behind(graph, attention.query)
+        if attention.id != node.id or behind is None:
+            continue
+        joined = graph.node(behind.source.source)
+        before = graph.incoming[joined.id][0].tensor.shape if graph.incoming[joined.id] else ()
+        if joined.operation in ("Flatten", "Reshape") and len(before) > 2:
+            after = map(graph.node, flow.descendants(attention.output))
+            return len(joined.outputs[0].shape) == 2 and any(
+                call.operation == "Reshape" and call.outputs[0].shape == before for call in after
+            )
+    return False
 
 
 def _adds_features(trial: Trial, node: Node) -> bool:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 _SATURATED = "Glorot and Bengio 2010, Understanding the difficulty of training deep networks"
 _AT_ZERO = "docs.jax.dev/en/latest/faq.html, gradients contain NaN where using where"
-_MAY_BE_ZERO = ("Activation", "LeakyReLU", "Maximum", "Minimum", "ReLU", "Relu", "TopK", "Where")
+_MAY_BE_ZERO = (
+    *("Activation", "Hard", "LeakyReLU", "Maximum", "Minimum", "ReLU", "Relu", "Shrink"),
+    *("Sparsemax", "Threshold", "TopK", "Where"),
+)
+"""Words in the names of classes whose derivative is 0 for some inputs and not for others."""
 _ROWS = 3
 _FEWEST_ZEROS = 2
 FIRST_SEED = 7

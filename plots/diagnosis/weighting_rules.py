@@ -258,17 +258,21 @@ def queries_as_keys(graph: Graph) -> Iterator[tuple[str, str]]:
     _PARTS,
 )
 def projected_twice(graph: Graph) -> Iterator[tuple[str, str]]:
-    """Queries, keys or values are projected from the queries or keys of the same attention."""
+    """Queries, keys or values are projected from the queries or keys of the same attention.
+
+    Values that queries and keys are projected from are not meant: those of graph attention are.
+    """
     for attention in attentions_with_masks(graph)[0]:
         if graph.node(attention.id).parameters or not attention.values:
             continue
         edges = attention.query, attention.keys[0], attention.values[0]
-        behind = [found for edge in edges if (found := projection_behind(graph, edge))]
-        ids = {found.id for found in behind}
-        for found in behind:
-            first = past_layout(graph, found.source, TRANSPOSITIONS)
-            if first.id in ids - {found.id}:
-                yield found.id, first.id
+        query, key, value = (projection_behind(graph, edge) for edge in edges)
+        scored = {found.id for found in (query, key) if found is not None}
+        for found in (query, key, value):
+            if found is not None:
+                first = past_layout(graph, found.source, TRANSPOSITIONS)
+                if first.id in scored - {found.id}:
+                    yield found.id, first.id
 
 
 def _projected(graph: Graph, edge: Edge) -> tuple[str, int] | None:

@@ -276,8 +276,8 @@ def _in_numbered_namespaces(
     kept = {prefix for prefix, names in several.items() if is_contiguous(names)}
     renamed = []
     for node in nodes:
-        inner = takewhile(kept.__contains__, prefixes.get(node.id, ()))
-        renamed.append(replace(node, namespace=[node.namespace, *inner][-1]))
+        inner = [*takewhile(kept.__contains__, prefixes.get(node.id, ()))]
+        renamed.append(replace(node, namespace=inner[-1]) if inner else node)
     return renamed
 
 
