@@ -176,3 +176,27 @@ def test_a_straight_through_estimator_passes_gradients_to_its_weights():
     assert not findings_of(model)
     graph = plots.diagnose(plots.read_graph(model, open_layers=True))
     assert not [note.text for note in graph.notes if "Weights without" in note.text]
+
+
+@pytest.mark.parametrize("returns", [True, False], ids=["between rows", "of a flattened vector"])
+def test_attention_between_samples_as_wholes_may_be_meant(returns):
+    """Somepalli et al. 2021, SAINT, section 3.1; without the way back, samples leak."""
+    x = keras.Input((5, 3))
+
+    def between(y):
+        whole = ops.reshape(y, (-1, 15))
+        query, key, value = (layers.Dense(15)(whole) for _ in range(3))
+        weights = ops.softmax(ops.matmul(query, ops.transpose(key)) / 15**0.5)
+        mixed = layers.Dense(15)(ops.matmul(weights, value))
+        return ops.reshape(mixed, (-1, 5, 3)) if returns else mixed
+
+    y = norm(pre(x, between)) if returns else between(x)
+    found = [text for text in findings_of(keras.Model(x, layers.Dense(7)(y))) if "mixed" in text]
+    assert bool(found) is not returns
+
+
+def test_a_sparsemax_may_be_flat_for_a_few_samples():
+    """Arik and Pfister 2021, TabNet, section 3: masks of features by a sparsemax."""
+    x = keras.Input((11,))
+    mask = ops.sparsemax(101 * layers.Dense(11)(x))
+    assert not findings_of(keras.Model(x, layers.Dense(3)(x * mask)))
