@@ -18,6 +18,7 @@ from checked_models import (
 from keras import layers, ops
 
 import plots
+from plots.checking import trials
 
 
 @pytest.fixture(autouse=True)
@@ -261,3 +262,22 @@ def test_a_diagnosis_of_a_model_says_what_running_shows():
     assert "(causal)" in plots.diagnosis_text(graph)
     assert not any(note.kind == "sees" for note in graph.notes)
     assert plots.diagnose(plots.read_graph(good)) == plots.diagnose(plots.read_graph(good))
+
+
+def test_a_model_is_read_as_often_for_many_attentions_as_for_one(monkeypatch):
+    def reads(blocks):
+        tokens = keras.Input((7,), dtype="int32")
+        x = layers.Embedding(23, 6)(tokens)
+        for _ in range(blocks):
+            x = x + layers.MultiHeadAttention(2, 3)(x, x)
+        read.clear()
+        plots.check(keras.Model(tokens, layers.Dense(3)(x)))
+        return len(read)
+
+    def counted(*args, **options):
+        read.append(args)
+        return original(*args, **options)
+
+    read, original = [], trials.read_calls
+    monkeypatch.setattr(trials, "read_calls", counted)
+    assert reads(1) == reads(5) > 0

@@ -86,6 +86,8 @@ class Trial:
         assigned: id(variable) of the states that inference assigns, such as used seeds; _OUTSIDE
             if it draws from a generator outside of the model.
         mixes_samples: Whether samples see each other, so that one alone may change in a run.
+        read: The graph with all functions opened, once it was asked for; the same in all trials of
+            a model.
     """
 
     model: keras.Model
@@ -97,6 +99,7 @@ class Trial:
     masks: dict[Place, np.ndarray] = field(default_factory=dict)
     assigned: set[int] = field(default_factory=set)
     mixes_samples: bool = False
+    read: list[Graph] = field(default_factory=list)
 
     @staticmethod
     def of(model: Any) -> Trial:
@@ -389,12 +392,14 @@ class Trial:
         """The flow of data, without implicit masks and shapes."""
         return data_flow(self.graph)
 
-    @cached_property
+    @property
     def opened(self) -> Graph:
         """The graph with the calls inside of functions, such as `Lambda`, and of own layers."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # layers warn again of what they did when built
-            return read_calls(self.model, open_nested=True, open_functions=True)[0]
+        if not self.read:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # layers warn again of what they did when built
+                self.read.append(read_calls(self.model, open_nested=True, open_functions=True)[0])
+        return self.read[0]
 
     def first_crossings(self, is_wrong: Callable[[Place], bool | None]) -> list[str]:
         """Return the calls at which something first goes wrong on a way to a wrong output.
