@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from plots.annotations import Note, shape_text
 from plots.attention_parts import Attention, permutation, totals_of_weights
@@ -43,7 +44,8 @@ def softmax_axis(graph: Graph) -> Iterator[Note]:
         if summed is None or not over:
             continue
         # Queries have no axis of their own. Two sequences may share one softmax, one does not.
-        if attention.is_self and attention.axes in [(None, axis) for axis in over & summed[2]]:
+        in_parts = over & summed.in_parts
+        if attention.is_self and attention.axes in [(None, axis) for axis in in_parts]:
             yield finding(
                 [attention.id, attention.output],
                 f"A softmax over queries and keys at once: {named(graph, [attention.id])} is over "
@@ -54,16 +56,16 @@ def softmax_axis(graph: Graph) -> Iterator[Note]:
                 f"{_VASWANI}.1",
             )
             continue
-        if over & summed[0]:
-            others = {axis for axis in over - summed[0] if shape[axis] != 1}
+        if over & summed.own:
+            others = {axis for axis in over - summed.own if shape[axis] != 1}
             if others and _is_attended(graph, attention, others):
                 yield finding(
                     [attention.id, attention.output],
                     f"A softmax over axes {_words(over)}, but a sum over axis "
-                    f"{_words(summed[0])}: the weights of {named(graph, [attention.id])}, of the "
+                    f"{_words(summed.own)}: the weights of {named(graph, [attention.id])}, of the "
                     f"shape {shape_text(shape)}, sum to 1 over all of these axes together, so "
                     "those of one query sum to less, and queries compete for it. Set "
-                    f"axis={max(summed[0]) - len(shape)}.",
+                    f"axis={max(summed.own) - len(shape)}.",
                     f"{_VASWANI}.1",
                 )
             continue
@@ -89,12 +91,22 @@ def softmax_axis(graph: Graph) -> Iterator[Note]:
             )
 
 
-def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int], set[int]] | None:
-    """Return the axes of the softmax that are summed with the values, alone, and only in parts.
+class _Summed(NamedTuple):
+    """Axes of a softmax that a sum of values is over.
 
-    An axis that a reshape cuts up may be summed in parts. None if a call on the way moves axes in
-    an unknown way.
+    Attributes:
+        own: Axes that are summed with the values.
+        alone: Axes that are summed without them.
+        in_parts: Those of `own` of which a reshape has cut off parts that are not summed.
     """
+
+    own: set[int]
+    alone: set[int]
+    in_parts: set[int]
+
+
+def _summed_axes(graph: Graph, attention: Attention) -> _Summed | None:
+    """Return the axes of the softmax that are summed; None if they are moved in an unknown way."""
     labels: list[int | None] = [*range(len(graph.node(attention.id).outputs[0].shape))]
     for edge in attention.weighting[:-1]:
         moved = moved_axes(graph, edge, labels)
@@ -123,7 +135,7 @@ def _summed_axes(graph: Graph, attention: Attention) -> tuple[set[int], set[int]
         {axis for place in some if (axis := labels[place]) is not None}
         for some in (places, alone, kept)
     )
-    return own, apart, own & left
+    return _Summed(own, apart, own & left)
 
 
 def moved_axes(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int | None] | None:
@@ -144,10 +156,8 @@ def moved_axes(graph: Graph, edge: Edge, labels: list[int | None]) -> list[int |
     same = zip(before, after, strict=False)
     first = next((n for n, (a, b) in enumerate(same) if a != b), len(before))
     last = len(before) - first - 1
-    parts = len(after) - len(before) + 1
-    if (
-        parts > 1 and last >= 0 and before[first + 1 :] == after[first + parts :]
-    ):  # an axis is cut up
+    parts = len(after) - len(before) + 1  # of an axis that is cut up
+    if parts > 1 and last >= 0 and before[first + 1 :] == after[first + parts :]:
         return [*labels[:first], *[labels[first]] * parts, *labels[first + 1 :]]
     return None
 
@@ -249,7 +259,7 @@ def attention_between_heads(graph: Graph) -> Iterator[str]:
     """The keys of an attention are the heads of one position."""
     for attention in attentions_with_masks(graph)[0]:
         origin, others = _key_axis(graph, attention)
-        contracted = contracted_origin(graph, attention, attention.keys[0])
+        contracted = _contracted_origin(graph, attention, attention.keys[0])
         positions = any(kinds(other) == {"position"} for other in others)
         if kinds(origin) == {"feature"} and positions and sources(origin) & sources(contracted):
             yield attention.id
@@ -282,7 +292,7 @@ def features_times_positions(graph: Graph) -> Iterator[str]:
     """Scores sum products of the features of one side with positions of the other."""
     for attention in attentions_with_masks(graph)[0]:
         edges = attention.query, attention.keys[0]
-        summed = [kinds(contracted_origin(graph, attention, edge)) for edge in edges]
+        summed = [kinds(_contracted_origin(graph, attention, edge)) for edge in edges]
         if {"position"} in summed and {"feature"} in summed:
             yield attention.id
 
@@ -296,7 +306,7 @@ def features_times_positions(graph: Graph) -> Iterator[str]:
 def attention_between_features(graph: Graph) -> Iterator[str]:
     """Scores are products over positions, so that features attend to features."""
     for attention in attentions_with_masks(graph)[0]:
-        summed = kinds(contracted_origin(graph, attention, attention.keys[0]))
+        summed = kinds(_contracted_origin(graph, attention, attention.keys[0]))
         if summed == {"position"} and kinds(_key_axis(graph, attention)[0]) == {"feature"}:
             yield attention.id
 
@@ -318,7 +328,7 @@ def _key_axis(graph: Graph, attention: Attention) -> tuple[Origin, list[Origin]]
     return axes[key], others
 
 
-def contracted_origin(graph: Graph, attention: Attention, edge: Edge) -> Origin:
+def _contracted_origin(graph: Graph, attention: Attention, edge: Edge) -> Origin:
     """Return the origin of the axis of queries or keys that the product of both sums over."""
     if attention.is_one_call:
         axes = axis_origins(graph)[edge.source, edge.output]
