@@ -170,23 +170,24 @@ def _filled(port: str, value: Any, fill: Callable[[str, Any], Any]) -> Any:
 
 def parameter_names(operation_class: type) -> tuple[str, ...]:
     """Return the names of the positional parameters of a class's `call`."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = _parameters(operation_class).items()
-    return tuple(name for name, parameter in parameters if parameter.kind in positional)
+    return _parameters(operation_class)[0]
 
 
 def all_parameter_names(operation_class: type) -> frozenset[str]:
     """Return the names of all parameters of a class's `call`, keyword-only ones included."""
-    return frozenset(_parameters(operation_class))
+    return _parameters(operation_class)[1]
 
 
 @cache
-def _parameters(operation_class: type) -> Mapping[str, inspect.Parameter]:
+def _parameters(operation_class: type) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the names of the positional parameters, and of all."""
     try:
         parameters = inspect.signature(operation_class.call).parameters  # type: ignore[attr-defined]
     except (AttributeError, TypeError, ValueError):
-        return {}
-    return dict(list(parameters.items())[1:])
+        return (), frozenset()
+    kinds = {name: parameter.kind for name, parameter in list(parameters.items())[1:]}
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name, kind in kinds.items() if kind in positional), frozenset(kinds)
 
 
 def recorded_mask(tensor: Any) -> Any:
@@ -206,6 +207,8 @@ def implicit_masks_of(call: Any, mask_of: MaskOf = recorded_mask) -> list[tuple[
 
     is_layer = isinstance(call.operation, keras.layers.Layer)
     if not is_layer or call.is_input or hasattr(call.operation, "stands_for"):
+        return []
+    if all(mask_of(tensor) is None for tensor in call.input_tensors):
         return []
     accepted = all_parameter_names(call.operation.__class__)
     all_given = dict(_named_arguments(call))

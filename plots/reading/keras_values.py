@@ -44,6 +44,11 @@ def base_names(operation_class: type) -> tuple[str, ...]:
 
 def call_class(operation_class: type) -> str:
     """Return the name of the class that defines `call`; "" if it is one of Keras or KerasHub."""
+    return _call_class(operation_class)
+
+
+@cache
+def _call_class(operation_class: type) -> str:
     owner = next((c for c in operation_class.__mro__ if "call" in vars(c)), operation_class)
     return "" if owner.__module__.startswith(("keras.", "keras_hub.")) else owner.__name__
 
@@ -332,8 +337,13 @@ def _digest(array: Any) -> str | None:
     return sha256(" ".join(rounded).encode()).hexdigest()[:8]
 
 
+_AS_THEY_ARE = frozenset({bool, int, str, type(None)})
+
+
 def _plain(value: Any) -> Any:
     """Return `value` as JSON-serialisable data, the same in every process (so never a `repr`)."""
+    if type(value) in _AS_THEY_ARE:
+        return value
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return _plain(value.item())  # first, because np.float64 is a float
     if isinstance(value, float) and not math.isfinite(value):
