@@ -48,7 +48,7 @@ def _seen(trial: Trial, attention: Attention) -> Visibility | None:
             p: _changed(trial, values[p], axis) for p, axis in zip(places, axes, strict=True)
         }
         after = _run(trial, attention, values | changed)
-        matrix = trial.dependence((attention.output, 0), before, after).best(trial.samples.probes)
+        matrix = trial.dependence((attention.output, 0), before, after).best()
         matrices += [] if matrix is None else [matrix]
     matrix = min(matrices, key=lambda one: int(one.sum()), default=None)
     return None if matrix is None else visibility(matrix, trial.samples.probes)

@@ -128,19 +128,19 @@ def _is_meant(trial: Trial, node: Node) -> bool:
 
 def _attends_between(trial: Trial, node: Node) -> bool:
     """Return whether samples attend to each other as wholes: (b, n, d) to (b, n d) and back."""
-    graph, flow = trial.graph, trial.flow
-    for attention in attentions_with_masks(graph)[0]:
-        behind = projection_behind(graph, attention.query)
-        if attention.id != node.id or behind is None:
-            continue
-        joined = graph.node(behind.source.source)
-        before = graph.incoming[joined.id][0].tensor.shape if graph.incoming[joined.id] else ()
-        if joined.operation in ("Flatten", "Reshape") and len(before) > 2:
-            after = map(graph.node, flow.descendants(attention.output))
-            return len(joined.outputs[0].shape) == 2 and any(
-                call.operation == "Reshape" and call.outputs[0].shape == before for call in after
-            )
-    return False
+    graph = trial.graph
+    attention = next((a for a in attentions_with_masks(graph)[0] if a.id == node.id), None)
+    behind = projection_behind(graph, attention.query) if attention is not None else None
+    if attention is None or behind is None:
+        return False
+    joined = graph.node(behind.source.source)
+    if joined.operation not in ("Flatten", "Reshape") or len(joined.outputs[0].shape) != 2:
+        return False
+    before = graph.incoming[joined.id][0].tensor.shape
+    after = map(graph.node, trial.flow.descendants(attention.output))
+    return len(before) > 2 and any(
+        call.operation == "Reshape" and call.outputs[0].shape == before for call in after
+    )
 
 
 def _adds_features(trial: Trial, node: Node) -> bool:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from plots.arguments import model_of
+from plots.checking.dependence import Dependence, along
 from plots.checking.modes import full_precision, training_mode
 from plots.checking.randomness import repeatable, seeds_of
 from plots.checking.samples import Field, Samples
@@ -42,31 +43,6 @@ _OUTSIDE = -1  # in the place of an id(variable): a generator outside of the mod
 _OF_BATCH = ("base", "values", "values_in_training", "noise", "random")
 _FINE_ROUNDING = 16 * 2**-23
 _ROUNDING_OF_FOURIER = 1e-4  # of transforms, which sum all positions also where some cancel
-
-
-@dataclass(frozen=True)
-class Dependence:
-    """Which positions of a value depend on which positions of an input.
-
-    Attributes:
-        moved: For every probe, whether anything in its row changed.
-        matrices: For every axis that has the size of the positions, a boolean matrix: whether
-            position q of the value changed when a probe did, of shape (positions, probes).
-        own: Where the value changed, in the rows of the probes; None if the rows of the batch
-            could not be told apart.
-    """
-
-    moved: np.ndarray
-    matrices: tuple[np.ndarray, ...]
-    own: np.ndarray | None
-
-    def along(self, axis: int) -> np.ndarray:
-        """Return the matrix of an axis of any size, of shape (positions, probes)."""
-        return _along(self.own, axis)
-
-    def best(self, probes: Sequence[int]) -> np.ndarray | None:
-        """Return the matrix with the fewest changes, that of the axis of the positions."""
-        return min(self.matrices, key=lambda matrix: int(matrix.sum()), default=None)
 
 
 @dataclass(frozen=True)
@@ -366,7 +342,7 @@ class Trial:
             return Dependence(np.zeros(len(probes), bool), (), None)
         own = moved[self.samples.first :][: len(probes)]
         axes = [axis for axis in range(1, own.ndim) if own.shape[axis] == self.samples.length]
-        matrices = tuple(_along(own, axis) for axis in axes)
+        matrices = tuple(along(own, axis) for axis in axes)
         return Dependence(np.asarray(own.reshape(len(own), -1).any(axis=1)), matrices, own)
 
     def rows_first(self, array: np.ndarray) -> np.ndarray | None:
@@ -425,14 +401,6 @@ class Trial:
             waiting += [i for i in sources if i not in seen]
             seen.update(sources)
         return sorted(found, key=self.graph.index.__getitem__)
-
-
-def _along(moved: Any, axis: int) -> np.ndarray:
-    """Return whether anything at a position of an axis moved, for every row: (positions, rows)."""
-    import numpy as np
-
-    array = np.moveaxis(moved, axis, 1)
-    return np.asarray(array.reshape(*array.shape[:2], -1).any(axis=2).T)
 
 
 def computing(training: bool, change: Mapping[Place, Change]) -> Compute:
