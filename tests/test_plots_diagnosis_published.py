@@ -59,7 +59,7 @@ class Fading(layers.Layer):
 
     def call(self, x):
         older = np.maximum(np.arange(T)[:, None] - np.arange(T)[None], 0)[None, :, :, None]
-        faded = -ops.exp(self.decay) * older.astype("float32")
+        faded = -ops.exp(self.decay) * ops.convert_to_tensor(older, "float32")
         weights = ops.softmax(ops.where(np.tri(T)[None, :, :, None] > 0, faded, -1e9), axis=2)
         return ops.sum(weights * ops.expand_dims(x, 1), axis=2)
 
